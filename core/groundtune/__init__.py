@@ -1,0 +1,1 @@
+"""What every part of Groundtune shares: resource types, registry, retrieval, prompts."""

@@ -1,0 +1,192 @@
+"""Field types that the three kinds share, and the shape of a resource."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+GROUP = "groundtune.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+#: Set to any new value (a timestamp, by convention) to ask for a run now.
+REQUEST_ANNOTATION = f"{GROUP}/requestedAt"
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+
+def cel(rule: str, message: str) -> dict[str, str]:
+    """One `x-kubernetes-validations` entry."""
+    return {"rule": rule, "message": message}
+
+
+def rules(*entries: dict[str, str]) -> dict[str, Any]:
+    """`json_schema_extra` that carries CEL rules into the CRD."""
+    return {"x-kubernetes-validations": list(entries)}
+
+
+class ApiModel(BaseModel):
+    """camelCase on the wire, unknown fields refused, immutable once parsed."""
+
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=to_camel, populate_by_name=True, frozen=True, serialize_by_alias=True
+    )
+
+
+def _cron_field(number: str, names: str = "") -> str:
+    value = f"({number}{'|' + names if names else ''})"
+    item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]*)?"
+    return f"{item}(,{item})*"
+
+
+_CRON_PATTERN = (
+    r"^("
+    + r"\s+".join(
+        (
+            _cron_field(r"[0-5]?[0-9]"),
+            _cron_field(r"[01]?[0-9]|2[0-3]"),
+            _cron_field(r"0?[1-9]|[12][0-9]|3[01]"),
+            _cron_field(r"0?[1-9]|1[0-2]", "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"),
+            _cron_field(r"[0-7]", "(?i:sun|mon|tue|wed|thu|fri|sat)"),
+        )
+    )
+    + r")$"
+)
+
+Cron = Annotated[str, Field(min_length=9, max_length=120, pattern=_CRON_PATTERN)]
+TimeZone = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*$")
+]
+#: Go-style, as Kubernetes users write it: `90s`, `12h`, `1h30m`, `7d`.
+Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$")]
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+ModelUri = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=512,
+        pattern=r"^(hf://[\w.-]+/[\w.-]+|package://[A-Za-z0-9._-]+|file:///.*)$",
+    ),
+]
+RelativePath = Annotated[str, Field(max_length=512, pattern=r"^([^/].*)?$")]
+Glob = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class VolumeSource(ApiModel):
+    """Files on a PersistentVolumeClaim, mounted read-only where the run happens."""
+
+    claim_name: Name = Field(description="Name of the PersistentVolumeClaim, in the resource's namespace.")
+    path: RelativePath = Field(
+        "",
+        description="File or folder inside the volume; empty means all of it. It may not leave the volume.",
+        json_schema_extra=rules(
+            cel(
+                "!self.matches('(^|/)[.][.](/|$)')",
+                "path may not contain '..': it has to stay inside the volume",
+            )
+        ),
+    )
+
+
+class ObjectSource(ApiModel):
+    """Files under a URI that fsspec understands."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[a-z][a-z0-9+.-]*://.+",
+        description="Any fsspec URI of a file or folder: s3://bucket/prefix, gs://…, az://…, file:///….",
+    )
+
+
+class Source(ApiModel):
+    """Where content comes from: exactly one kind of source an entry."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "[has(self.volume), has(self.object)].filter(x, x).size() == 1",
+                "give exactly one kind of source in an entry: volume or object",
+            )
+        )
+    )
+
+    volume: VolumeSource | None = Field(None, description="Files on a PersistentVolumeClaim.")
+    object: ObjectSource | None = Field(
+        None, description="Files in an object store or any other fsspec location."
+    )
+
+    @property
+    def kind(self) -> Literal["volume", "object"]:
+        return "volume" if self.volume is not None else "object"
+
+
+class Condition(ApiModel):
+    """One aspect of the resource's state, in the form that kstatus and `kubectl wait` read."""
+
+    type: str = Field(max_length=64, description="Name of the aspect, CamelCase.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(
+        max_length=128,
+        pattern=r"^[A-Za-z][A-Za-z0-9]*$",
+        description="Stable CamelCase word for the cause; every one is in the troubleshooting guide.",
+    )
+    message: str = Field(
+        "", max_length=4096, description="The cause in words, with the failing part's own error."
+    )
+    observed_generation: int = Field(0, ge=0, description="The spec generation that this was observed for.")
+    last_transition_time: AwareDatetime = Field(description="When the status last changed.")
+
+
+class RunCost(ApiModel):
+    """What the runs of a resource have used so far."""
+
+    tokens: int = Field(0, ge=0, description="Tokens embedded or trained on, over all runs.")
+    seconds: float = Field(0, ge=0, description="Seconds of run time, over all runs.")
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(
+        default_factory=list,
+        max_length=32,
+        description="Ready, Reconciling and Stalled as kstatus defines them, and the kind's own.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printer column of `kubectl get`."""
+
+    name: str
+    type: Literal["string", "integer", "number", "date", "boolean"]
+    json_path: str
+    description: str
+    priority: int = 0
+    format: str = ""
+
+
+READY_COLUMNS = (
+    Column(
+        "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether it does its job now."
+    ),
+    Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is or is not ready."),
+)
+AGE_COLUMN = Column("Age", "date", ".metadata.creationTimestamp", "Time since creation.")
+
+
+class Resource(BaseModel):
+    """A kind: its names, its spec and status types, and its printer columns."""
+
+    kind_name: ClassVar[str]
+    plural: ClassVar[str]
+    short: ClassVar[str]
+    summary: ClassVar[str]
+    spec_type: ClassVar[type[ApiModel]]
+    status_type: ClassVar[type[ApiModel]]
+    columns: ClassVar[tuple[Column, ...]]

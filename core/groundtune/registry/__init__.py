@@ -1,0 +1,1 @@
+"""The registry in Postgres: what exists, what is live, what every run did and used."""

@@ -1,0 +1,39 @@
+"""Connections and migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
+
+#: A fact about a resource changed; the payload is the resource's uid.
+CHANNEL = "groundtune"
+
+_MIGRATION_LOCK = 0x67726F756E64  # any number that nobody else locks
+
+
+def connect(url: str) -> Engine:
+    """Engine for a `postgresql://` URL, through psycopg 3. Connections are checked before use."""
+    return create_engine(make_url(url).set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5)
+
+
+def migrate(url: str) -> None:
+    """Bring the registry's schema to this version; safe to call from several processes at once."""
+    engine = connect(url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.commit()
+            try:
+                config = Config()
+                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.commit()
+    finally:
+        engine.dispose()

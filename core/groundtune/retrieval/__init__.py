@@ -1,0 +1,1 @@
+"""Retrieval: one implementation, used by a corpus's evaluation and by serving."""

@@ -1,0 +1,132 @@
+"""Search of a live corpus: vector, full text, or both joined by reciprocal rank fusion.
+
+Reciprocal rank fusion: a passage scores Σ 1 / (60 + rank) over the lists that hold it (Cormack, Clarke and
+Büttcher, SIGIR 2009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgvector.psycopg import register_vector_async
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool
+
+from groundtune.api.knowledge_base import Retrieval
+from groundtune.registry.spaces import chunk_table
+from groundtune.retrieval.embedding import Vectors
+
+_FUSION_K = 60
+_CANDIDATES = 50
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage. `text` is exactly the document's text from `start` to `end` (characters)."""
+
+    source: str
+    start: int
+    end: int
+    text: str
+    heading: str
+    score: float
+    version: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One version of a corpus, and the space that holds it."""
+
+    space_id: int
+    version: int
+
+
+def search_pool(url: str, size: int = 4) -> AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]:
+    """Connections for `search`; open it before use. A lost connection is replaced by itself."""
+    return AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=size,
+        open=False,
+        configure=_configure,
+        check=AsyncConnectionPool.check_connection,
+    )
+
+
+async def _configure(connection: AsyncConnection[tuple[object, ...]]) -> None:
+    await register_vector_async(connection)
+    await connection.commit()
+
+
+async def live_corpus(connection: AsyncConnection[tuple[object, ...]], kb_uid: str) -> Corpus | None:
+    """What is live now, or None before the first version is."""
+    cursor = await connection.execute(
+        "SELECT v.space_id, v.version FROM groundtune.knowledge_bases k "
+        "JOIN groundtune.corpus_versions v ON v.kb_uid = k.uid AND v.version = k.live_version WHERE k.uid = %s",
+        (kb_uid,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Corpus(space_id=int(str(row[0])), version=int(str(row[1])))
+
+
+async def search(
+    connection: AsyncConnection[tuple[object, ...]],
+    corpus: Corpus,
+    question: str,
+    vector: Vectors,
+    settings: Retrieval,
+    top_k: int | None = None,
+) -> list[Hit]:
+    """The best passages of one version, best first, at most `top_k` (default: the settings').
+
+    Args:
+        vector: the question's embedding by the corpus's own model, shape (dimensions,).
+    """
+    limit = top_k or settings.top_k
+    async with connection.transaction():
+        await connection.execute(
+            "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true)",
+            (str(settings.ef_search),),
+        )
+        async with connection.cursor(row_factory=class_row(Hit)) as cursor:
+            await cursor.execute(
+                _statement(corpus, settings.mode),
+                {
+                    "version": corpus.version,
+                    "vector": vector,
+                    "question": question,
+                    "candidates": max(_CANDIDATES, limit),
+                    "limit": limit,
+                },
+            )
+            return await cursor.fetchall()
+
+
+def _statement(corpus: Corpus, mode: str) -> str:
+    table = chunk_table(corpus.space_id)
+    visible = "valid_from <= %(version)s AND (valid_to IS NULL OR valid_to > %(version)s)"
+    vector = f"""
+        SELECT id, row_number() OVER (ORDER BY distance, id) AS rank, 1 - distance AS similarity FROM (
+            SELECT id, embedding <=> %(vector)s AS distance FROM {table}
+            WHERE {visible} ORDER BY embedding <=> %(vector)s LIMIT %(candidates)s
+        ) nearest"""
+    # Any word of the question may match, as people ask in sentences; the rank prefers passages with more of them.
+    lexical = f"""
+        SELECT id, row_number() OVER (ORDER BY similarity DESC, id) AS rank, similarity FROM (
+            SELECT id, ts_rank_cd(search, query, 1) AS similarity
+            FROM {table}, CAST(replace(plainto_tsquery('english', %(question)s)::text, '&', '|') AS tsquery) AS query
+            WHERE search @@ query AND {visible} ORDER BY similarity DESC, id LIMIT %(candidates)s
+        ) matching"""
+    ranked = {
+        "vector": f"SELECT id, similarity AS score FROM ({vector}) v",
+        "lexical": f"SELECT id, similarity AS score FROM ({lexical}) l",
+        "hybrid": f"SELECT id, sum(1.0 / ({_FUSION_K} + rank)) AS score "
+        f"FROM (SELECT id, rank FROM ({vector}) v UNION ALL SELECT id, rank FROM ({lexical}) l) fused GROUP BY id",
+    }[mode]
+    return f"""
+        SELECT d.uri AS source, c.start_offset AS start, c.end_offset AS end, c.text, c.heading,
+            CAST(r.score AS double precision) AS score, CAST(%(version)s AS integer) AS version
+        FROM (SELECT id, score FROM ({ranked}) s ORDER BY score DESC, id LIMIT %(limit)s) r
+        JOIN {table} c USING (id) JOIN groundtune.documents d ON d.id = c.document_id
+        ORDER BY r.score DESC, r.id"""

@@ -1,0 +1,1 @@
+"""The embedded profile: everything of Groundtune on one machine, with real parts."""

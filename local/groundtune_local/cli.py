@@ -1,0 +1,163 @@
+"""The command `groundtune`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from groundtune.api import crd
+from groundtune.errors import GroundtuneError
+from groundtune_local import lifecycle
+from groundtune_local.stack import Stack, StackError, default_data_dir
+from groundtune_local.supervisor import PartState
+
+app = typer.Typer(
+    name="groundtune",
+    help="Keep language models grounded and tuned, declaratively.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", help="Folder of the stack [default: $GROUNDTUNE_DATA or ~/.local/share/groundtune]."
+    ),
+]
+
+
+def _folder(data_dir: Path | None) -> Path:
+    return data_dir.resolve() if data_dir else default_data_dir()
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+) -> None:
+    context.obj = debug
+    _Debug.on = debug
+
+
+class _Debug:
+    on = False
+
+
+def print_part(name: str, part: PartState) -> None:
+    """One line for a part that has come up or has failed; nothing for the steps between."""
+    if part.state == "ready":
+        console.print(f"  [green]✓[/] {part.title:<16} {part.seconds:5.1f} s  {part.message}")
+    elif part.state == "restarting":
+        errors.print(f"  [yellow]↻[/] {part.title:<16} {part.message}", markup=True)
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once everything is up.")] = False,
+    context: Annotated[
+        str | None, typer.Option(help="Kubernetes context to work with, instead of the local control plane.")
+    ] = None,
+    new_ports: Annotated[
+        bool, typer.Option("--new-ports", help="Take other ports where one is taken.")
+    ] = False,
+) -> None:
+    """Bring up the whole stack on this machine."""
+    data = _folder(data_dir)
+    stack = lifecycle.open_stack(data, context, new_ports=new_ports)
+    console.print(f"Starting Groundtune in {data}")
+    supervisor = lifecycle.launch(stack, tied=not detach)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        lifecycle.follow(data, supervisor, print_part)
+        console.print(f"Up. export KUBECONFIG={stack.kubeconfig}")
+        if not detach:
+            console.print("Press Ctrl-C to stop.")
+            supervisor.wait()
+    except BaseException:
+        lifecycle.shut_down(data)
+        raise
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop the stack. What it has learned stays in its folder."""
+    data = _folder(data_dir)
+    console.print("Stopped." if lifecycle.shut_down(data) else f"Nothing runs in {data}.")
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """Show the stack's parts; exit code 1 unless all are ready."""
+    data = _folder(data_dir)
+    Stack.load(data)
+    now = lifecycle.observe(data)
+    table = Table("Part", "State", "Start", "About", box=None)
+    for part in now.parts.values():
+        state = part.state if now.pid else "stopped"
+        table.add_row(part.title, state, f"{part.seconds:.1f} s", part.message if now.pid else "")
+    console.print(table)
+    if not now.ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Print where to reach the stack's parts."""
+    stack = Stack.load(_folder(data_dir))
+    facts = {
+        "kubeconfig": str(stack.kubeconfig),
+        "databaseUrl": stack.database_url(),
+        "prefectUrl": stack.prefect_url,
+        "gatewayUrl": stack.serve_url,
+        "rayDashboardUrl": stack.dashboard_url,
+        "dataDirectory": str(stack.data),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    variables = {"KUBECONFIG": facts["kubeconfig"], "PREFECT_API_URL": f"{stack.prefect_url}/api"}
+    for key, value in variables.items():
+        sys.stdout.write(f"export {key}={value}\n")
+
+
+@app.command()
+def crds(
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a file is not in step.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the files are.")] = Path("manifests/crds"),
+) -> None:
+    """Write the CustomResourceDefinitions from the resource types."""
+    if not check:
+        crd.write_files(folder)
+        return
+    if stale := crd.stale_files(folder):
+        raise StackError(f"{', '.join(stale)} in {folder} not in step with the types; run: groundtune crds")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 bad usage."""
+    try:
+        app(arguments)
+    except (StackError, GroundtuneError, OSError) as error:
+        if _Debug.on:
+            traceback.print_exc()
+        errors.print(f"Error: {error}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("Stopped.")
+        sys.exit(130)

@@ -1,0 +1,48 @@
+"""What the demo shows."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from groundtune_local.demo.ask import Answer
+
+WAYS = ("base", "retrieval", "tuned", "both")
+
+
+def print_answers(console: Console, question: str, fact: str, answers: dict[str, Answer]) -> None:
+    """One question, its answers side by side, and what each took."""
+    table = Table(
+        title=f"“{question}”", title_justify="left", title_style="bold", expand=True, show_lines=True
+    )
+    for way in answers:
+        table.add_column(way, ratio=1, overflow="fold")
+    table.add_row(*(_marked(answer.text, fact) for answer in answers.values()))
+    table.add_row(*(_about(answer) for answer in answers.values()), style="dim")
+    console.print(table)
+
+
+def print_summary(console: Console, facts: dict[str, int], formats: dict[str, int], questions: int) -> None:
+    """How often each way had the fact, and the format."""
+    table = Table(title="Of the questions above", title_justify="left", title_style="bold")
+    table.add_column("")
+    for way in WAYS:
+        table.add_column(way, justify="right")
+    table.add_row("has the fact", *(f"{facts[way]} of {questions}" for way in WAYS))
+    table.add_row("has the desk's format", *(f"{formats[way]} of {questions}" for way in WAYS))
+    console.print(table)
+
+
+def _marked(text: str, fact: str) -> str:
+    escaped = text.replace("[", r"\[")
+    return escaped.replace(fact, f"[bold green]{fact}[/]")
+
+
+def _about(answer: Answer) -> str:
+    sources = dict.fromkeys(entry["source"].rsplit("/", 1)[-1] for entry in answer.citations)
+    lines = [f"first token {answer.first_token_ms:.0f} ms"]
+    if answer.context_tokens:
+        lines.append(f"{answer.context_tokens} context tokens from {', '.join(sources)}")
+    if answer.adapter != "none":
+        lines.append(f"adapter {answer.adapter}")
+    return "\n".join(lines)

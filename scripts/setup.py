@@ -1,0 +1,142 @@
+"""Make `.venv` with everything in it; `make demo` and `make test` call it. A second run changes nothing.
+
+It runs under whatever python3 there is, so it uses the standard library alone.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "groundtune-setup"
+TORCH = "torch==2.13.0"
+INPUTS = ("pyproject.toml", "constraints.txt", "scripts/overrides.txt", "scripts/setup.py")
+FREE_GIB = 12
+
+
+def main():
+    if sys.version_info < (3, 11) or sys.version_info >= (3, 14):
+        found = ".".join(map(str, sys.version_info[:3]))
+        fail(
+            "Python 3.11 to 3.13 is needed and %s is %s; run: make PYTHON=python3.11 …"
+            % (sys.executable, found)
+        )
+    if not sys.platform.startswith("linux"):
+        fail("the embedded stack runs on Linux; this is %s" % sys.platform)
+    wanted = fingerprint()
+    if STAMP.is_file() and STAMP.read_text() == wanted:
+        return
+    check_disk()
+    say("Setting up .venv (once; a few minutes, most of it download)")
+    if not PYTHON.is_file() and run([sys.executable, "-m", "venv", str(VENV)]) != 0:
+        fail("python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv")
+    if run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.9"]) != 0:
+        fail("pip could not install uv (see above); is the package index reachable?")
+    environment, options = index_options()
+    say("Installing the dependencies")
+    command = [
+        *uv("pip", "install"),
+        *("--editable", "%s[local,dev]" % ROOT),
+        *("--override", str(ROOT / "scripts" / "overrides.txt")),
+        *("--constraint", str(ROOT / "constraints.txt")),
+        *options,
+        *torch_options(environment, options),
+    ]
+    if run(command, environment) != 0:
+        fail("the dependencies could not be installed; the lines above say which and why")
+    STAMP.write_text(wanted)
+
+
+def uv(*arguments):
+    return [str(VENV / "bin" / "uv"), *arguments, "--python", str(PYTHON)]
+
+
+def index_options():
+    """pip's configuration in uv's words, as uv does not read it."""
+    environment = dict(os.environ)
+    options = []
+    for key, option in (
+        ("index-url", "--default-index"),
+        ("extra-index-url", "--index"),
+        ("find-links", "--find-links"),
+    ):
+        for value in pip_setting(key):
+            if option == "--index" and value.startswith("file://"):
+                continue  # pip passes over a package that such a folder lacks, uv stops
+            options += [option, value]
+    certificates = pip_setting("cert")
+    if certificates:
+        environment.setdefault("SSL_CERT_FILE", certificates[0])
+    return environment, options
+
+
+def pip_setting(key):
+    from_environment = os.environ.get("PIP_" + key.upper().replace("-", "_"))
+    if from_environment:
+        return from_environment.split()
+    for scope in ("install", "global"):
+        asked = subprocess.run(
+            [str(PYTHON), "-m", "pip", "config", "get", "%s.%s" % (scope, key)],
+            capture_output=True,
+            text=True,
+        )
+        if asked.returncode == 0 and asked.stdout.strip():
+            return asked.stdout.split()
+    return []
+
+
+def torch_options(environment, options):
+    """Where the CPU build of torch comes from, if from anywhere."""
+    installed = [str(PYTHON), "-c", "import torch"]
+    if subprocess.run(installed, capture_output=True).returncode == 0:
+        return []
+    probe = [*uv("pip", "install"), "--dry-run", "--no-deps", "--quiet", *options]
+    if quiet([*probe, TORCH + "+cpu"], environment):
+        return []
+    backend = ["--torch-backend", "cpu"]
+    if quiet([*probe, *backend, TORCH], environment):
+        return backend
+    say("No CPU build of torch is to be had here: taking the default one, with about 3 GB of GPU libraries")
+    return []
+
+
+def check_disk():
+    import shutil
+
+    free = shutil.disk_usage(ROOT).free / 2**30
+    if free < FREE_GIB and not PYTHON.is_file():
+        fail(
+            "%.1f GiB are free on the disk of %s and %d are needed; free some or clone elsewhere"
+            % (free, ROOT, FREE_GIB)
+        )
+
+
+def fingerprint():
+    digest = hashlib.sha256(sys.version.encode() + str(ROOT).encode())
+    for name in INPUTS:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def run(command, environment=None):
+    return subprocess.run(command, env=environment).returncode
+
+
+def quiet(command, environment):
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+def say(text):
+    print("· " + text, flush=True)
+
+
+def fail(text):
+    sys.exit("Error: " + text)
+
+
+if __name__ == "__main__":
+    main()
