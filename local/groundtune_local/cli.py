@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from groundtune.api import crd
 from groundtune.errors import GroundtuneError
-from groundtune_local import lifecycle
+from groundtune_local import lifecycle, searching
 from groundtune_local.stack import Stack, StackError, default_data_dir
 from groundtune_local.supervisor import PartState
 
@@ -147,6 +148,52 @@ def crds(
         return
     if stale := crd.stale_files(folder):
         raise StackError(f"{', '.join(stale)} in {folder} not in step with the types; run: groundtune crds")
+
+
+@app.command()
+def search(
+    knowledge_base: Annotated[str, typer.Argument(metavar="KB", help="Name of the KnowledgeBase.")],
+    query: Annotated[str | None, typer.Argument(help="The question.")] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="JSONL file of objects with `question`, instead of QUERY.")
+    ] = None,
+    output_file: Annotated[
+        Path | None,
+        typer.Option("--output", help="JSONL file for each question's `results` [default: standard output]."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Results [default: the spec's topK].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Search the live version of a knowledge base, one question or a file of them."""
+    if (query is None) == (input_file is None):
+        raise typer.BadParameter("give a QUERY or --input FILE.jsonl, one of them")
+    stack = Stack.load(_folder(data_dir))
+    questions = searching.read_questions(input_file) if input_file else [searching.Question(str(query), {})]
+    found = asyncio.run(searching.answer(stack, knowledge_base, questions, top_k))
+    if input_file:
+        lines = [
+            json.dumps(
+                question.record | {"results": [searching.as_json(hit) for hit in hits]}, ensure_ascii=False
+            )
+            for question, hits in zip(questions, found, strict=True)
+        ]
+        text = "".join(f"{line}\n" for line in lines)
+        if output_file:
+            output_file.write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
+    elif as_json:
+        for hit in found[0]:
+            sys.stdout.write(json.dumps(searching.as_json(hit), ensure_ascii=False) + "\n")
+    else:
+        for number, hit in enumerate(found[0], 1):
+            console.print(
+                f"[bold]{number}[/]  {hit.score:.4f}  {hit.source} [{hit.start}:{hit.end}]  version {hit.version}"
+            )
+            console.print(f"   {' '.join(hit.text.split())}", markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

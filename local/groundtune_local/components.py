@@ -16,8 +16,11 @@ from pathlib import Path
 import httpx
 import psycopg
 
+from groundtune.api import GROUP, KINDS
+from groundtune.api.crd import crd_files
 from groundtune.names import WORK_POOL
 from groundtune.registry.database import migrate
+from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError, write_private
 
 Environment = dict[str, str]
@@ -321,6 +324,13 @@ _CONTROL_PLANE = Component(
 )
 
 
+def _install_crds(stack: Stack) -> None:
+    kubectl = Kubectl(stack)
+    kubectl.run("apply", "--server-side", "--filename", "-", stdin="---\n".join(crd_files().values()))
+    names = [f"crd/{kind.plural}.{GROUP}" for kind in KINDS]
+    kubectl.run("wait", "--for=condition=Established", "--timeout=30s", *names)
+
+
 def _check_operator(stack: Stack) -> str:
     httpx.get(f"http://127.0.0.1:{stack.ports['operator']}/healthz", timeout=2).raise_for_status()
     return "reconciling kb, ftj and infd"
@@ -330,6 +340,7 @@ _OPERATOR = Component(
     name="operator",
     title="Operator",
     command=lambda stack: _python("-m", "groundtune_operator"),
+    prepare=_install_crds,
     check=_check_operator,
     environment=lambda stack: (
         stack.environment("groundtune_writer") | {"GROUNDTUNE_LIVENESS_PORT": str(stack.ports["operator"])}

@@ -24,14 +24,19 @@ class Kubectl:
         self._command = [found] if stack.context is None else [found, "--context", stack.context]
         self._environment = os.environ | ({} if stack.context else {"KUBECONFIG": str(stack.kubeconfig)})
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, stdin: str = "") -> str:
         """Its output.
 
         Raises:
             StackError: it failed; with what it said.
         """
         done = subprocess.run(
-            [*self._command, *arguments], env=self._environment, capture_output=True, text=True, check=False
+            [*self._command, *arguments],
+            env=self._environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise StackError(f"kubectl {arguments[0]}: {done.stderr.strip()}")

@@ -96,8 +96,6 @@ class Story:
         shutil.copy(EXAMPLE / "style" / "holdout.jsonl", volume / "style" / "holdout.jsonl")
         shutil.copy(EXAMPLE / "golden.jsonl", volume / "golden.jsonl")
         shutil.copytree(ROOT / "docs", stack.data / "volumes" / "groundtune-docs")
-        kubectl.run("apply", "--filename", str(ROOT / "manifests" / "crds"))
-        kubectl.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         for line in kubectl.run("apply", *_files()).splitlines():
             self._console.print(f"  {line}")
 

@@ -1,0 +1,118 @@
+"""The supervisor: parts come up, come back, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from groundtune_local import lifecycle, processes
+from groundtune_local.stack import Stack, StackError
+
+
+def _groundtune(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "groundtune_local", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def _eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"did not hold within {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("stack")
+    yield folder
+    lifecycle.shut_down(folder)
+    assert list(processes.marked(folder)) == []
+
+
+@pytest.fixture(scope="module")
+def up(data: Path) -> str:
+    done = _groundtune("up", "--detach", "--data-dir", str(data))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_comes_up_with_a_line_for_each_part(up: str, data: Path) -> None:
+    for title in ("Postgres", "Prefect server", "Prefect worker", "Ray", "Control plane", "Operator"):
+        assert f"✓ {title}" in up
+    assert _groundtune("status", "--data-dir", str(data)).returncode == 0
+
+
+def test_env_says_where_everything_is(up: str, data: Path) -> None:
+    facts = json.loads(_groundtune("env", "--json", "--data-dir", str(data)).stdout)
+    assert set(facts) == {
+        "kubeconfig",
+        "databaseUrl",
+        "prefectUrl",
+        "gatewayUrl",
+        "rayDashboardUrl",
+        "dataDirectory",
+    }
+    assert Path(facts["kubeconfig"]).is_file()
+    for private in ("stack.json", "token", "kubeconfig"):
+        assert (data / private).stat().st_mode & 0o077 == 0, private
+
+
+def test_a_second_up_in_the_same_folder_is_refused(up: str, data: Path) -> None:
+    done = _groundtune("up", "--detach", "--data-dir", str(data))
+    assert done.returncode == 1
+    assert "is running" in done.stderr
+
+
+def test_a_killed_part_comes_back(up: str, data: Path) -> None:
+    before = lifecycle.observe(data).parts["control-plane"].pid
+    os.kill(before, signal.SIGKILL)
+    _eventually(lambda: lifecycle.observe(data).parts["control-plane"].pid != before and lifecycle.observe(data).ready)
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(up: str, data: Path) -> None:
+    assert len(list(processes.marked(data))) > 5
+    os.kill(lifecycle.observe(data).pid, signal.SIGKILL)
+    _eventually(lambda: not list(processes.marked(data)))
+    assert not lifecycle.running(data)
+    assert _groundtune("status", "--data-dir", str(data)).returncode == 1
+
+
+def test_down_without_a_stack_says_so(tmp_path: Path) -> None:
+    done = _groundtune("down", "--data-dir", str(tmp_path / "none"))
+    assert (done.returncode, "Nothing runs" in done.stdout) == (0, True)
+
+
+def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
+    stack = Stack.open(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", stack.ports["prefect"]))
+        other.listen()
+        with pytest.raises(StackError, match=rf"{stack.ports['prefect']} \(prefect\).*--new-ports"):
+            lifecycle.open_stack(tmp_path, None, new_ports=False)
+        moved = lifecycle.open_stack(tmp_path, None, new_ports=True)
+    assert moved.ports["prefect"] != stack.ports["prefect"]
+    assert moved.ports["postgres"] == stack.ports["postgres"]
+
+
+def test_two_stacks_have_ports_of_their_own(tmp_path: Path) -> None:
+    first, second = Stack.open(tmp_path / "a"), Stack.open(tmp_path / "b")
+    assert not set(first.ports.values()) & set(second.ports.values())
+    assert Stack.load(tmp_path / "a") == first
+
+
+def test_bad_usage_is_exit_code_2() -> None:
+    assert _groundtune("up", "--no-such-option").returncode == 2
+    assert _groundtune("search", "kb").returncode == 2
