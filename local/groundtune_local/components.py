@@ -44,7 +44,7 @@ class Component:
     prepare: Callable[[Stack], None] = _nothing
     ready: Callable[[Stack], None] = _nothing
     stop_signal: int = signal.SIGTERM
-    first_seconds: float = 120
+    first_seconds: float = 300
 
 
 def components(stack: Stack) -> list[Component]:
@@ -300,12 +300,7 @@ def _prepare_control_plane(stack: Stack) -> None:
 
 
 def _check_control_plane(stack: Stack) -> str:
-    url = f"http://127.0.0.1:{stack.ports['kubeapi']}"
-    httpx.get(
-        f"{url}/readyz", headers={"Authorization": f"Bearer {stack.token}"}, timeout=2
-    ).raise_for_status()
-    if not stack.kubeconfig.is_file():
-        raise StackError("the kubeconfig is not written yet")
+    Kubectl(stack).run("get", "--raw", "/readyz")
     return f"kubeconfig {stack.kubeconfig}"
 
 
@@ -343,7 +338,8 @@ _OPERATOR = Component(
     prepare=_install_crds,
     check=_check_operator,
     environment=lambda stack: (
-        stack.environment("groundtune_writer") | {"GROUNDTUNE_LIVENESS_PORT": str(stack.ports["operator"])}
+        stack.environment("groundtune_writer")
+        | {"GROUNDTUNE_OPERATOR_LIVENESS_ENDPOINT": f"http://127.0.0.1:{stack.ports['operator']}/healthz"}
     ),
     needs=("postgres", "control-plane"),
     ports=("operator",),
