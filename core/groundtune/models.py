@@ -13,6 +13,13 @@ from filelock import FileLock
 from groundtune.errors import ModelError
 
 
+def fast_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; others emulate it, several times slower than float32."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def resolve_model(uri: str, revision: str, cache: Path, *, field: str) -> Path:
     """Folder of the model that `uri` names; downloads or converts it once into `cache`.
 

@@ -25,6 +25,8 @@ from groundtune_local.stack import Stack, StackError, write_private
 
 Environment = dict[str, str]
 
+_http = httpx.Client(timeout=5)  # one for all checks: making a client costs more than a request
+
 
 def _nothing(_: Stack) -> None:
     return None
@@ -194,8 +196,8 @@ def _server_environment(stack: Stack) -> Environment:
 
 
 def _check_prefect(stack: Stack) -> str:
-    httpx.get(f"{stack.prefect_url}/api/health", timeout=2).raise_for_status()
-    version = httpx.get(f"{stack.prefect_url}/api/admin/version", timeout=2).raise_for_status().json()
+    _http.get(f"{stack.prefect_url}/api/health").raise_for_status()
+    version = _http.get(f"{stack.prefect_url}/api/admin/version").raise_for_status().json()
     return f"Prefect {version}, UI at {stack.prefect_url}"
 
 
@@ -213,7 +215,7 @@ _PREFECT = Component(
 
 
 def _check_worker(stack: Stack) -> str:
-    answer = httpx.post(f"{stack.prefect_url}/api/work_pools/{WORK_POOL}/workers/filter", json={}, timeout=2)
+    answer = _http.post(f"{stack.prefect_url}/api/work_pools/{WORK_POOL}/workers/filter", json={})
     online = [worker["name"] for worker in answer.raise_for_status().json() if worker["status"] == "ONLINE"]
     if not online:
         raise StackError("no worker online yet")
@@ -273,9 +275,9 @@ def ray_headers(stack: Stack) -> dict[str, str]:
 
 
 def _check_ray(stack: Stack) -> str:
-    answer = httpx.get(f"{stack.dashboard_url}/api/version", headers=ray_headers(stack), timeout=5)
+    answer = _http.get(f"{stack.dashboard_url}/api/version", headers=ray_headers(stack))
     version = answer.raise_for_status().json()["ray_version"]
-    httpx.get(
+    _http.get(
         f"{stack.dashboard_url}/api/serve/applications/", headers=ray_headers(stack), timeout=5
     ).raise_for_status()
     return f"Ray {version}, dashboard at {stack.dashboard_url}"
@@ -327,7 +329,7 @@ def _install_crds(stack: Stack) -> None:
 
 
 def _check_operator(stack: Stack) -> str:
-    httpx.get(f"http://127.0.0.1:{stack.ports['operator']}/healthz", timeout=2).raise_for_status()
+    _http.get(f"http://127.0.0.1:{stack.ports['operator']}/healthz").raise_for_status()
     return "reconciling kb, ftj and infd"
 
 

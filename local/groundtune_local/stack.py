@@ -147,6 +147,9 @@ class Stack:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "KUBECONFIG": str(self.kubeconfig),
+            # Training, embedding and the engine share the cores: threads that wait must not spin.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "KMP_BLOCKTIME": "0",
         }
 
 

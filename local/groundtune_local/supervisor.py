@@ -129,7 +129,7 @@ class Supervisor:
             except Exception as error:  # not there yet, whatever the client library calls it
                 if time.monotonic() - started > part.first_seconds:
                     raise StackError(f"did not answer within {part.first_seconds:.0f} s: {error}") from error
-            if self._stopping.wait(0.25):
+            if self._stopping.wait(0.5):
                 raise StackError("stopping")
         part.ready(self._stack)
         self._ready[part.name].set()

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
+
+from groundtune.registry.tables import SCHEMA
 
 #: A fact about a resource changed; the payload is the resource's uid.
 CHANNEL = "groundtune"
@@ -21,19 +25,23 @@ def connect(url: str) -> Engine:
 
 
 def migrate(url: str) -> None:
-    """Bring the registry's schema to this version; safe to call from several processes at once."""
+    """Bring the registry's schema to this version; safe to call from several processes at once.
+
+    Where it is there already, no more than the right to read is needed.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    head = ScriptDirectory.from_config(config).get_current_head()
     engine = connect(url)
     try:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-            connection.commit()
-            try:
-                config = Config()
-                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with engine.connect() as holder:
+            holder.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+            with engine.connect() as connection:
+                context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
+                if context.get_current_revision() == head:
+                    return
+                connection.rollback()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-            finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
-                connection.commit()
     finally:
-        engine.dispose()
+        engine.dispose()  # ends the session that holds the lock

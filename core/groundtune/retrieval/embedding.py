@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from groundtune.api.knowledge_base import Embedding
 from groundtune.errors import ModelError
-from groundtune.models import resolve_model
+from groundtune.models import fast_bfloat16, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,10 +42,10 @@ class Embedder:
             raise ModelError(
                 f"spec.embedding.model: {spec.model} does not load: {error}", reason="ModelInvalid"
             ) from error
-        if self._model.device.type == "cpu":
+        if self._model.device.type == "cpu" and fast_bfloat16():
             self._model = self._model.bfloat16()
         self._spec = spec
-        dimensions = self._model.get_sentence_embedding_dimension()
+        dimensions = self._model.get_embedding_dimension()
         if dimensions is None:
             raise ModelError(
                 f"spec.embedding.model: {spec.model} is not an embedding model", reason="ModelInvalid"
