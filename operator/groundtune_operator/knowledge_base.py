@@ -1,0 +1,199 @@
+"""KnowledgeBase: kept fresh by refresh runs; ready when its live version answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from groundtune.api import KnowledgeBaseSpec, KnowledgeBaseStatus
+from groundtune.api.common import RunCost
+from groundtune.api.knowledge_base import FailedDocument, RefreshSummary, RetrievalScores
+from groundtune.durations import parse_duration
+from groundtune.errors import SpecError
+from groundtune.registry.facts import ResourceFacts, RunFacts
+from groundtune.registry.tables import RunState
+from groundtune.snapshots import KnowledgeBaseSnapshot
+from groundtune_operator import schedules
+from groundtune_operator.cache import Body
+from groundtune_operator.conditions import Verdict, verdict
+from groundtune_operator.context import (
+    Context,
+    Outcome,
+    handled_request,
+    seconds_until,
+    soonest,
+    spec_problem,
+)
+from groundtune_operator.freshness import Freshness, by_age
+from groundtune_operator.pipeline import Driven, Pipelines, progress
+from groundtune_operator.reasons import Reason
+from groundtune_operator.runs import Phase, Plan, Policy
+from groundtune_operator.schedules import Schedule
+
+#: A version that missed its gates is tried again now and then: documents and golden set may have been mended.
+_GATE_SECONDS = 300.0
+
+
+async def reconcile(context: Context, pipelines: Pipelines, body: Body) -> Outcome:
+    """Observe, start what is due, and say what holds."""
+    policy = Policy(
+        attempts=context.settings.max_attempts, base=context.settings.retry_seconds, gate=_GATE_SECONDS
+    )
+    facts = context.observer.facts(body.uid)
+    spec, problem = parse(body)
+    schedule = _schedule(spec)
+    driven = Driven(Plan(Phase.IDLE), handled_request(body))
+    if spec is not None and problem is None and facts is not None and context.observer.registry.error is None:
+        snapshot = KnowledgeBaseSnapshot(
+            namespace=body.key.namespace,
+            name=body.key.name,
+            uid=body.uid,
+            generation=body.generation,
+            spec=spec,
+        )
+        driven = await pipelines.drive(context, body, snapshot, schedule, facts, policy)
+    now = context.now()
+    fresh = freshness(spec, facts or ResourceFacts(), driven.plan, now)
+    verdicts = judge(
+        spec, problem, facts, driven, fresh, policy=policy, registry_error=context.observer.registry.error
+    )
+    due = schedules.next_time(schedule, now) if problem is None else None
+    return Outcome(
+        fields=None if facts is None else status(body, facts, driven.handled, due),
+        verdicts=verdicts,
+        again=soonest(
+            driven.again(now, context.settings.poll_seconds),
+            seconds_until(fresh.until, now),
+            seconds_until(due, now),
+        ),
+    )
+
+
+def parse(body: Body) -> tuple[KnowledgeBaseSpec | None, SpecError | None]:
+    """The spec, and what is wrong with it that the API server's schema can't see."""
+    try:
+        spec = KnowledgeBaseSpec.model_validate(body.spec)
+        schedules.validate(_schedule(spec), "spec.refresh")
+    except ValidationError as error:
+        return None, spec_problem(error)
+    except SpecError as error:
+        return spec, error
+    return spec, None
+
+
+def _schedule(spec: KnowledgeBaseSpec | None) -> Schedule:
+    if spec is None:
+        return Schedule(None, "UTC", active=False)
+    return Schedule(spec.refresh.schedule, spec.refresh.time_zone, active=not spec.refresh.suspend)
+
+
+def freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan, now: datetime) -> Freshness:
+    """Whether what is live is as new as the spec asks for."""
+    limit = (
+        None
+        if spec is None or spec.refresh.max_staleness is None
+        else parse_duration(spec.refresh.max_staleness)
+    )
+    since = facts.last_success.finished_at if facts.last_success is not None else None
+    return by_age("refresh", since, limit, plan.failure, now)
+
+
+def judge(
+    spec: KnowledgeBaseSpec | None,
+    problem: SpecError | None,
+    facts: ResourceFacts | None,
+    driven: Driven,
+    fresh: Freshness,
+    *,
+    policy: Policy,
+    registry_error: str | None,
+) -> list[Verdict]:
+    """All conditions of a knowledge base."""
+    reconciling, stalled = progress(driven.plan, problem, driven.trouble, Reason.REFRESHING, policy)
+    if registry_error is not None and problem is None:
+        reconciling = verdict("Reconciling", True, Reason.REGISTRY_UNAVAILABLE, registry_error)
+    known = facts or ResourceFacts()
+    return [
+        _ready(known, stalled, reconciling, registry_error),
+        reconciling,
+        stalled,
+        fresh.verdict if facts is not None else verdict("Fresh", None, Reason.REGISTRY_UNAVAILABLE),
+        _evaluation(spec, known, driven.plan),
+    ]
+
+
+def _ready(
+    facts: ResourceFacts, stalled: Verdict, reconciling: Verdict, registry_error: str | None
+) -> Verdict:
+    if registry_error is not None:
+        return verdict("Ready", False, Reason.REGISTRY_UNAVAILABLE, registry_error)
+    if facts.live is None:
+        if stalled.status == "True":
+            return verdict("Ready", False, stalled.reason, stalled.message)
+        return verdict("Ready", False, Reason.NO_LIVE_VERSION, f"{reconciling.reason}: {reconciling.message}")
+    if not facts.live.answers:
+        text = f"version {facts.live.version} is live, but a probe of its index gave back no passage"
+        return verdict("Ready", False, Reason.EMPTY_CORPUS, text)
+    text = (
+        f"version {facts.live.version} answers: {facts.live.documents} documents, {facts.live.chunks} chunks"
+    )
+    return verdict("Ready", True, Reason.READY, text)
+
+
+def _evaluation(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan) -> Verdict:
+    if spec is None or spec.evaluation is None:
+        return verdict("EvaluationPassed", True, Reason.NO_GATE)
+    if plan.failure is not None and plan.failure.error == Reason.EVALUATION_FAILED:
+        return verdict("EvaluationPassed", False, Reason.EVALUATION_FAILED, plan.failure.message)
+    if facts.last_evaluated is None:
+        return verdict("EvaluationPassed", None, Reason.NOT_EVALUATED)
+    if failed_gate(facts.last_evaluated, facts.last_success):
+        return verdict(
+            "EvaluationPassed", False, Reason.EVALUATION_FAILED, facts.last_evaluated.error_message or ""
+        )
+    scores = facts.last_evaluated.result["evaluation"]
+    text = (
+        f"version {scores['version']}: recall@{scores['k']} {scores['recall']:.3f}, MRR {scores['mrr']:.3f}"
+    )
+    return verdict("EvaluationPassed", True, Reason.GATE_PASSED, text)
+
+
+def failed_gate(evaluated: RunFacts, success: RunFacts | None) -> bool:
+    """Whether the newest evaluation is one that missed a gate, with no success since."""
+    if evaluated.state is not RunState.FAILED or evaluated.error_reason != Reason.EVALUATION_FAILED:
+        return False
+    return success is None or success.started_at < evaluated.started_at
+
+
+def status(body: Body, facts: ResourceFacts, handled: str, due: datetime | None) -> KnowledgeBaseStatus:
+    """The status fields that come from facts."""
+    live, last = facts.live, facts.last_success
+    result = last.result if last is not None else {}
+    evaluated = facts.last_evaluated.result["evaluation"] if facts.last_evaluated is not None else None
+    return KnowledgeBaseStatus(
+        observed_generation=body.generation,
+        live_version=None if live is None else live.version,
+        documents=live.documents if live is not None else 0,
+        chunks=live.chunks if live is not None else 0,
+        tokens=live.tokens if live is not None else 0,
+        last_refresh=None if last is None else _summary(last),
+        failed_documents=[
+            FailedDocument(source=each["source"][:1024], reason=each["reason"][:512])
+            for each in result.get("failedDocuments", [])[:20]
+        ],
+        evaluation=None if evaluated is None else RetrievalScores.model_validate(evaluated),
+        next_refresh_time=due,
+        last_handled_request=handled,
+        cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
+        conditions=[],
+    )
+
+
+def _summary(run: RunFacts) -> RefreshSummary:
+    finished = run.finished_at or run.started_at
+    counts = ("added", "updated", "removed", "unchanged", "failed", "embeddedChunks")
+    return RefreshSummary.model_validate(
+        {"time": finished.replace(microsecond=0), "version": run.result.get("version")}
+        | {name: run.result.get(name, 0) for name in counts}
+    )
