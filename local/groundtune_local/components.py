@@ -259,28 +259,21 @@ def _ray_folder(stack: Stack) -> str:
 
 
 def _ray_command(stack: Stack) -> list[str]:
-    return [
-        *(_script("ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1"),
-        *("--port", str(stack.ports["ray"]), "--ray-client-server-port", str(stack.ports["ray_client"])),
-        *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(stack.ports["ray_dashboard"])),
-        *("--dashboard-agent-listen-port", str(stack.ports["ray_agent"])),
-        *("--num-cpus", str(max(4, os.cpu_count() or 1)), "--object-store-memory", str(128 * 2**20)),
-        *("--temp-dir", _ray_folder(stack), "--disable-usage-stats"),
-    ]
-
-
-def ray_headers(stack: Stack) -> dict[str, str]:
-    """Ray's dashboard answers only to who has the stack's token."""
-    return {"Authorization": f"Bearer {stack.token}"}
+    return _python(
+        *("-m", "groundtune_local.ray_head", "--folder", _ray_folder(stack)),
+        *("--dashboard-port", str(stack.ports["ray_dashboard"]), "--serve-port", str(stack.ports["serve"])),
+    )
 
 
 def _check_ray(stack: Stack) -> str:
-    answer = _http.get(f"{stack.dashboard_url}/api/version", headers=ray_headers(stack))
-    version = answer.raise_for_status().json()["ray_version"]
-    _http.get(
-        f"{stack.dashboard_url}/api/serve/applications/", headers=ray_headers(stack), timeout=5
-    ).raise_for_status()
-    return f"Ray {version}, dashboard at {stack.dashboard_url}"
+    headers = {"Authorization": f"Bearer {stack.token}"}
+    version = _http.get(f"{stack.dashboard_url}/api/version", headers=headers).raise_for_status().json()
+    serving = (
+        _http.get(f"{stack.dashboard_url}/api/serve/applications/", headers=headers).raise_for_status().json()
+    )
+    if not serving.get("proxies"):
+        raise StackError("Serve's proxy is not up yet")
+    return f"Ray {version['ray_version']}, dashboard at {stack.dashboard_url}"
 
 
 _RAY = Component(
@@ -289,7 +282,7 @@ _RAY = Component(
     command=_ray_command,
     check=_check_ray,
     environment=_ray_environment,
-    ports=("ray", "ray_client", "ray_dashboard", "ray_agent", "serve"),
+    ports=("ray_dashboard", "serve"),
     needs=("postgres",),
 )
 

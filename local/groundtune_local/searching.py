@@ -11,7 +11,6 @@ from groundtune.api import KnowledgeBaseSpec
 from groundtune.retrieval.embedding import Embedder
 from groundtune.retrieval.search import Hit, live_corpus, search, search_pool
 from groundtune.settings import settings
-
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError
 

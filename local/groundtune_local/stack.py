@@ -10,17 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-_PORTS = (
-    "postgres",
-    "prefect",
-    "kubeapi",
-    "serve",
-    "ray",
-    "ray_dashboard",
-    "ray_agent",
-    "ray_client",
-    "operator",
-)
+_PORTS = ("postgres", "prefect", "kubeapi", "serve", "ray_dashboard", "operator")
 
 #: Marks every process of a stack, so that none can be left behind whatever happens to its parent.
 MARKER = "GROUNDTUNE_STACK"

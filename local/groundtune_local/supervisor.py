@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import httpx
-
 from groundtune_local import processes
 from groundtune_local.components import Component, components
 from groundtune_local.stack import Stack, StackError, port_is_free
@@ -138,7 +136,6 @@ class Supervisor:
     def _stop_all(self) -> None:
         with self._lock:
             running = dict(self._running)
-        _shut_down_serve(self._stack)
         for name in _STOP_ORDER:
             part = next((part for part in self._parts if part.name == name), None)
             if part is not None and name in running:
@@ -169,16 +166,6 @@ class Supervisor:
             building = self._stack.data / f"state.{threading.get_ident()}.tmp"
             building.write_text(json.dumps({"pid": os.getpid(), "parts": facts}), encoding="utf-8")
             building.replace(self._stack.data / "state.json")
-
-
-def _shut_down_serve(stack: Stack) -> None:
-    """Let engines end by themselves: a Ray that is stopped under them waits for its own time-outs."""
-    with suppress(httpx.HTTPError):
-        httpx.delete(
-            f"{stack.dashboard_url}/api/serve/applications/",
-            headers={"Authorization": f"Bearer {stack.token}"},
-            timeout=20,
-        )
 
 
 def lock(data: Path) -> IO[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ class Watch:
         self._started = started
         self._rows: dict[str, str] = {}
         self._headers: set[str] = set()
+        self._versions: list[str] = []
 
     def until(self, what: str, holds: Callable[[Objects], bool], *, seconds: float = 600) -> float:
         """Seconds it took.
@@ -34,8 +36,11 @@ class Watch:
         """
         began = time.monotonic()
         while True:
-            self._print_changes()
-            objects = {name: self._kubectl.get(*name.split("/")) for name in RESOURCES}
+            objects = self._objects()
+            versions = [found["metadata"]["resourceVersion"] for found in objects.values()]
+            if versions != self._versions:
+                self._versions = versions
+                self._print_changes()
             if holds(objects):
                 return time.monotonic() - began
             for name, found in objects.items():
@@ -46,6 +51,10 @@ class Watch:
                 said = "; ".join(f"{name}: {condition(found, 'Ready')}" for name, found in objects.items())
                 raise StackError(f"waited {seconds:.0f} s for {what}: {said}")
             time.sleep(1)
+
+    def _objects(self) -> Objects:
+        listed = json.loads(self._kubectl.run("get", *RESOURCES, "--output", "json"))["items"]
+        return dict(zip(RESOURCES, listed, strict=True))
 
     def _print_changes(self) -> None:
         header = ""
