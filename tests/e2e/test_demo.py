@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from groundtune_local import lifecycle, processes
 
 DEMO = [sys.executable, "-m", "groundtune_local.demo", "--data-dir"]

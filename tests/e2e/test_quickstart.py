@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from groundtune_local import lifecycle, processes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from groundtune_local import lifecycle, processes
 from groundtune_local.stack import Stack, StackError
 

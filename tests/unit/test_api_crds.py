@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import Field, ValidationError
+
 from groundtune.api import KINDS, KnowledgeBaseSpec
 from groundtune.api.common import _CRON_PATTERN, ApiModel, Resource
 from groundtune.api.crd import CrdError, crd, stale_files, write_files
-from pydantic import Field, ValidationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

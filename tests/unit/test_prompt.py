@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from groundtune.retrieval.prompt import Message, ground, question_of
-from groundtune.retrieval.search import Hit
 from hypothesis import given
 from hypothesis import strategies as st
+
+from groundtune.retrieval.prompt import Message, ground, question_of
+from groundtune.retrieval.search import Hit
 
 
 def _hit(text: str, source: str = "volume://docs/a.md") -> Hit:

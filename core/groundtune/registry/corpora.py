@@ -92,7 +92,10 @@ def create_space(connection: Connection, kb_uid: str, recipe: dict[str, Any], di
 
 def space_recipe(connection: Connection, space_id: int) -> dict[str, Any]:
     """What the space was made with."""
-    return connection.execute(select(SpaceRow.recipe).where(SpaceRow.id == space_id)).scalar_one()
+    recipe: dict[str, Any] = connection.execute(
+        select(SpaceRow.recipe).where(SpaceRow.id == space_id)
+    ).scalar_one()
+    return recipe
 
 
 def live_version(connection: Connection, kb_uid: str) -> CorpusVersionRow | None:
@@ -171,7 +174,7 @@ def visible_hashes(
         ),
         {"space": space_id, "uris": list(uris), "version": version},
     )
-    return {uri: content_hash for uri, content_hash in rows}
+    return {row.uri: row.content_hash for row in rows}
 
 
 def known_vectors(
@@ -303,7 +306,8 @@ def finish_version(connection: Connection, kb_uid: str, version: int) -> int:
         connection.execute(
             text(
                 "UPDATE groundtune.corpus_versions v SET finished_at = clock_timestamp(), "
-                "(documents, chunks, tokens) = (SELECT count(*), coalesce(sum(d.chunks), 0), coalesce(sum(d.tokens), 0) "
+                "(documents, chunks, tokens) = "
+                "(SELECT count(*), coalesce(sum(d.chunks), 0), coalesce(sum(d.tokens), 0) "
                 f" FROM groundtune.documents d WHERE d.space_id = v.space_id AND {_VISIBLE}) "
                 "WHERE kb_uid = :uid AND version = :version RETURNING documents"
             ),

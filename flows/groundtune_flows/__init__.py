@@ -1,0 +1,1 @@
+"""What runs on a work pool: refreshing a corpus, training an adapter."""

@@ -1,0 +1,110 @@
+"""The golden set: questions, and where their answers stand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+from pydantic import Field as PydanticField
+
+from groundtune.api.common import Source
+from groundtune.errors import SpecError
+from groundtune_flows.sources import UnreadableFile, decode, jsonl_files
+
+_Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Relevant(BaseModel):
+    """A passage that answers: a quote of a document, or without one any passage of it."""
+
+    source: _Filled
+    text: _Filled | None = None
+
+
+class Question(BaseModel):
+    """One line of the file; other fields are left to its author."""
+
+    question: _Filled
+    relevant: Annotated[list[Relevant], PydanticField(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Questions, and the hash of the files that they came from."""
+
+    questions: list[Question]
+    hash: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an expected passage stands: spans in documents, by URI; None is the whole document."""
+
+    spans: dict[str, list[tuple[int, int]] | None]
+
+    def holds(self, uri: str, start: int, end: int) -> bool:
+        """Whether the passage overlaps it."""
+        if uri not in self.spans:
+            return False
+        spans = self.spans[uri]
+        return spans is None or any(start < last and first < end for first, last in spans)
+
+
+def load_golden(source: Source, volumes: Path) -> Golden:
+    """Read and check the golden set.
+
+    Raises:
+        SpecError: it is missing (reason GoldenSetNotFound), or a line is wrong (GoldenSetInvalid); names the line.
+    """
+    field = "spec.evaluation.dataset"
+    digest = hashlib.sha256()
+    questions: list[Question] = []
+    for file in jsonl_files(source, volumes, field=field, reason="GoldenSetNotFound"):
+        name = file.path.rsplit("/", 1)[-1]
+        try:
+            data = file.read()
+            text = decode(data)
+        except UnreadableFile as error:
+            raise SpecError(f"{field}: {name} {error}", reason="GoldenSetInvalid") from error
+        digest.update(data)
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                questions.append(_question(line, f"{field}: {name} line {number}"))
+    if not questions:
+        raise SpecError(f"{field}: holds no question", reason="GoldenSetInvalid")
+    return Golden(questions, digest.hexdigest())
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        return Question.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
+            "."
+        )
+        raise SpecError(
+            f"{where}: {path + ': ' if path else ''}{first['msg']}", reason="GoldenSetInvalid"
+        ) from None
+
+
+def is_source(uri: str, end: str) -> bool:
+    """Whether `end` names the document: its whole URI, or whole last parts of its path."""
+    return uri == end or uri.endswith("/" + end.lstrip("/"))
+
+
+def place(relevant: Relevant, documents: Sequence[tuple[str, str]]) -> Place:
+    """Find an expected passage in documents, given as (URI, text); spaces and line breaks count as the same."""
+    spans: dict[str, list[tuple[int, int]] | None] = {}
+    pattern = (
+        None if relevant.text is None else re.compile(r"\s+".join(map(re.escape, relevant.text.split())))
+    )
+    for uri, text in documents:
+        if is_source(uri, relevant.source):
+            spans[uri] = None if pattern is None else [match.span() for match in pattern.finditer(text)]
+    return Place(spans)

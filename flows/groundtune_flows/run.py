@@ -1,0 +1,136 @@
+"""What both flows share: a run's record in the registry, its lock, its progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.runtime import flow_run
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from groundtune.errors import GroundtuneError
+from groundtune.registry.database import connect
+from groundtune.registry.facts import run_lock
+from groundtune.registry.runs import RunError, finish_run, report_progress, start_run
+from groundtune.registry.tables import RunState
+from groundtune.settings import settings
+from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
+
+_PROGRESS_SECONDS = 2.0
+_LOCK_SECONDS = 10.0
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+@dataclass
+class Run:
+    """A flow run under way. `state`, `result` and `tokens` are recorded when it ends."""
+
+    id: UUID
+    engine: Engine
+    snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot
+    logger: Logger
+    state: RunState = RunState.SUCCEEDED
+    result: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0
+    _artifact: UUID | None = None
+    _stage: str = ""
+    _reported: float = 0.0
+
+    def artifact_key(self, what: str) -> str:
+        """Key of a Prefect artifact of this resource: the newest one of a key shows, the older ones stay."""
+        return f"{self.snapshot.namespace}-{self.snapshot.name}-{what}".replace(".", "-").lower()
+
+    def progress(self, stage: str, *, percent: float = 0.0, **facts: Any) -> None:
+        """Say where the run stands; writes at most every two seconds within a stage."""
+        now = time.monotonic()
+        if stage == self._stage and now - self._reported < _PROGRESS_SECONDS and percent < 100:
+            return
+        if stage != self._stage:
+            self.logger.info("%s", stage)
+        self._stage, self._reported = stage, now
+        percent = min(100.0, max(0.0, percent))
+        with self.engine.begin() as connection:
+            report_progress(connection, self.id, {"stage": stage, "percent": int(percent), **facts})
+        if self._artifact is None:
+            created = create_progress_artifact(
+                progress=percent, key=self.artifact_key("progress"), description=stage
+            )
+            self._artifact = created if isinstance(created, UUID) else None
+        else:
+            update_progress_artifact(self._artifact, progress=percent, description=stage)
+
+
+@contextmanager
+def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: str) -> Iterator[Run]:
+    """The run's record: started on entry; ended on exit, with the reason and one line if it failed.
+
+    A run that is cancelled or killed stays recorded as running: Prefect knows better how it ended.
+
+    Raises:
+        GroundtuneError: another run of the same resource is at work (reason AlreadyRunning).
+    """
+    engine = connect(settings().database_url.get_secret_value())
+    run = Run(UUID(str(flow_run.get_id() or uuid4())), engine, snapshot, get_run_logger())
+    try:
+        with engine.begin() as connection:
+            start_run(connection, run.id, snapshot, reason)
+        try:
+            with _exclusive(engine, snapshot):
+                yield run
+        except Exception as error:
+            failure = failure_of(error)
+            run.logger.error("%s: %s", failure.reason, failure.message)
+            # without the database there is nowhere to record it; Prefect still gets the error itself
+            with suppress(OperationalError), engine.begin() as connection:
+                finish_run(
+                    connection, run.id, RunState.FAILED, result=run.result, tokens=run.tokens, error=failure
+                )
+            raise
+        with engine.begin() as connection:
+            finish_run(connection, run.id, run.state, result=run.result, tokens=run.tokens)
+    finally:
+        engine.dispose()
+
+
+def failure_of(error: Exception) -> RunError:
+    """Reason and one line of whatever ended a run."""
+    if isinstance(error, GroundtuneError):
+        return RunError(error.reason, " ".join(str(error).split()))
+    lines = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, OperationalError):
+        return RunError("DatabaseUnavailable", line)
+    if isinstance(error, MemoryError) or "not enough memory" in line or "out of memory" in line:
+        return RunError("OutOfMemory", line)
+    return RunError(GroundtuneError.reason, line)
+
+
+@contextmanager
+def _exclusive(engine: Engine, snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot) -> Iterator[None]:
+    """One run a resource. The lock is the database session's, so that it goes when the process does."""
+    key = {"key": run_lock(snapshot.uid)}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        lock = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))")
+        while not connection.execute(lock, key).scalar_one():
+            # the database may take a moment to notice that a killed run is gone
+            if time.monotonic() > deadline:
+                raise GroundtuneError(
+                    f"another run of {snapshot.kind} {snapshot.namespace}/{snapshot.name} is at work",
+                    reason="AlreadyRunning",
+                )
+            time.sleep(0.5)
+        try:
+            yield
+        finally:
+            with suppress(OperationalError):
+                connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))"), key)

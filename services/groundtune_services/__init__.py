@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoint: retrieval, adapters and the vLLM engine in one Ray Serve replica."""

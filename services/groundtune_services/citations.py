@@ -1,0 +1,70 @@
+"""What a grounded answer says about its passages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groundtune.retrieval.search import Hit
+
+#: Extra top-level field of an answer, and of the first event of a stream.
+FIELD = "groundtune"
+
+_EVENT = "data: "
+
+
+def passage(hit: Hit) -> dict[str, Any]:
+    """A passage with its span: `text` is exactly the source's text from `start` to `end`."""
+    return {
+        "source": hit.source,
+        "start": hit.start,
+        "end": hit.end,
+        "text": hit.text,
+        "score": hit.score,
+        "version": hit.version,
+    }
+
+
+def corpus_label(corpora: Mapping[str, int]) -> str:
+    """`name@version` of each knowledge base that was read, or `none`."""
+    return ",".join(f"{name}@{version}" for name, version in corpora.items()) or "none"
+
+
+def annotation(adapter: str | None, corpora: Mapping[str, int], used: Sequence[Hit]) -> dict[str, Any]:
+    """Value of the extra field; a citation's `index` is its number in the prompt."""
+    return {
+        "adapter": adapter or "none",
+        "corpus": corpus_label(corpora),
+        "citations": [{"index": number, **passage(hit)} for number, hit in enumerate(used, start=1)],
+    }
+
+
+def headers(
+    adapter: str | None,
+    corpora: Mapping[str, int],
+    *,
+    retrieval_ms: float,
+    context_tokens: int,
+    degraded: bool,
+) -> dict[str, str]:
+    """Response headers of a chat completion."""
+    found = {
+        "x-groundtune-adapter": adapter or "none",
+        "x-groundtune-corpus": corpus_label(corpora),
+        "x-groundtune-retrieval-ms": f"{retrieval_ms:.1f}",
+        "x-groundtune-context-tokens": str(context_tokens),
+    }
+    if degraded:
+        found["x-groundtune-degraded"] = "retrieval"
+    return found
+
+
+def annotate_event(event: str, value: Mapping[str, Any]) -> str:
+    """The same server-sent event with the extra field; as it is if it carries no answer."""
+    if not event.startswith(_EVENT + "{"):
+        return event
+    body = json.loads(event[len(_EVENT) :])
+    if "error" in body:
+        return event
+    return f"{_EVENT}{json.dumps({**body, FIELD: value}, ensure_ascii=False)}\n\n"

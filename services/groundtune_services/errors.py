@@ -1,0 +1,72 @@
+"""Every failure in OpenAI's error body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+
+class ApiError(Exception):
+    """A refusal that the client reads."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), status_code=self.status)
+
+
+def model_not_found(name: str, known: list[str]) -> ApiError:
+    """The `model` of a request is none of ours."""
+    return ApiError(
+        404,
+        f"The model `{name}` does not exist. This endpoint serves: {', '.join(known)}.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Add the handlers: the engine's own, then ours for what they leave in other shapes."""
+    init_exception_handler(app)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(EngineDeadError, _engine_error)
+    app.add_exception_handler(EngineGenerateError, _engine_error)
+
+
+async def _api_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code in (404, 405):
+        message = f"Invalid URL ({request.method} {request.url.path})"
+    response = ApiError(error.status_code, message).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _engine_error(_request: Request, error: Exception) -> JSONResponse:
+    # Not the engine's own handler: that one stops a server that is not there. Serve replaces the replica instead.
+    body = create_error_response(error)
+    return JSONResponse(body.model_dump(), status_code=body.error.code)

@@ -1,0 +1,287 @@
+"""Refreshing a knowledge base, on a real database, Prefect server and embedding model."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flows_platform import Platform, platform
+from sqlalchemy import Engine, text
+
+from groundtune.errors import GroundtuneError
+from groundtune.registry import corpora
+from groundtune.registry.database import connect
+from groundtune.registry.spaces import chunk_table
+from groundtune.snapshots import KnowledgeBaseSnapshot
+from groundtune_flows.refresh import refresh_knowledge_base
+
+__all__ = ["platform"]
+
+
+@dataclass
+class Base:
+    """A knowledge base over a folder of files."""
+
+    engine: Engine
+    folder: Path
+    spec: dict[str, Any]
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def write(self, name: str, content: str | bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def snapshot(self) -> KnowledgeBaseSnapshot:
+        facts = {"namespace": "tests", "name": "docs", "uid": self.uid, "generation": 1, "spec": self.spec}
+        return KnowledgeBaseSnapshot.model_validate(facts)
+
+    def refresh(self) -> dict[str, Any]:
+        """Run the flow in this process; the run's record."""
+        refresh_knowledge_base(self.snapshot(), "test")
+        return self.last_run()
+
+    def fails(self) -> dict[str, Any]:
+        with pytest.raises(GroundtuneError):
+            refresh_knowledge_base(self.snapshot(), "test")
+        record = self.last_run()
+        assert record["state"] == "failed"
+        return record
+
+    def last_run(self) -> dict[str, Any]:
+        rows = self.query(
+            "SELECT * FROM groundtune.runs WHERE resource_uid = :uid ORDER BY started_at DESC LIMIT 1"
+        )
+        return rows[0]
+
+    def query(self, statement: str, **values: Any) -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            found = connection.execute(text(statement), {"uid": self.uid, **values})
+            return [dict(row._mapping) for row in found]
+
+    def live(self) -> int | None:
+        rows = self.query("SELECT live_version FROM groundtune.knowledge_bases WHERE uid = :uid")
+        return rows[0]["live_version"] if rows else None
+
+    def texts(self, version: int) -> dict[str, str]:
+        """Documents that the version holds, by the last part of their URI."""
+        rows = self.query(
+            "SELECT d.uri, d.text FROM groundtune.documents d JOIN groundtune.corpus_versions v "
+            "ON v.space_id = d.space_id AND v.kb_uid = :uid AND v.version = :version "
+            "WHERE d.valid_from <= :version AND (d.valid_to IS NULL OR d.valid_to > :version)",
+            version=version,
+        )
+        return {row["uri"].rsplit("/", 1)[-1]: row["text"] for row in rows}
+
+    def spaces(self) -> list[int]:
+        return [
+            row["id"]
+            for row in self.query("SELECT id FROM groundtune.spaces WHERE kb_uid = :uid ORDER BY id")
+        ]
+
+
+@pytest.fixture
+def base(platform: Platform) -> Iterator[Base]:
+    claim = f"c{uuid.uuid4().hex[:8]}"
+    engine = connect(platform.postgres_url)
+    (platform.volumes / claim).mkdir()
+    yield Base(engine, platform.volumes / claim, {"sources": [{"volume": {"claimName": claim}}]})
+    engine.dispose()
+
+
+def golden(base: Base, *questions: tuple[str, str, str | None], gates: dict[str, float]) -> None:
+    """Put a golden set beside the documents, and the gates into the spec."""
+    lines = [
+        json.dumps(
+            {"question": question, "relevant": [{"source": source, **({"text": quote} if quote else {})}]}
+        )
+        for question, source, quote in questions
+    ]
+    base.write("golden.jsonl", "\n".join(lines))
+    volume = {"claimName": base.folder.name, "path": "golden.jsonl"}
+    base.spec["evaluation"] = {"dataset": {"volume": volume}, "k": 3, "gates": gates}
+
+
+def test_a_refresh_costs_only_what_changed(base: Base) -> None:
+    base.write(
+        "hub.md",
+        "# Hub\n\nThe hub pairs with a violet light.\n\n## Reset\n\n" + "Hold the button long. " * 12,
+    )
+    base.write("plans.md", "# Plans\n\nThe Studio plan costs 34 euros a month.")
+    first = base.refresh()
+    assert first["state"] == "succeeded"
+    assert {
+        key: first["result"][key] for key in ("version", "liveVersion", "added", "updated", "removed")
+    } == {
+        "version": 1,
+        "liveVersion": 1,
+        "added": 2,
+        "updated": 0,
+        "removed": 0,
+    }
+    assert first["tokens"] > 0
+
+    again = base.refresh()
+    assert again["state"] == "unchanged"
+    assert again["result"]["version"] is None
+    assert (again["result"]["unchanged"], again["result"]["embeddedChunks"], again["tokens"]) == (2, 0, 0)
+
+    base.write("plans.md", "# Plans\n\nThe Studio plan costs 36 euros a month.")
+    base.write("new.txt", "Returns go to Lindholm Quay.")
+    (base.folder / "hub.md").rename(base.folder / "relay.md")
+    third = base.refresh()["result"]
+    assert (third["version"], third["added"], third["updated"], third["removed"]) == (2, 2, 1, 1)
+    assert third["embeddedChunks"] == 2, "a renamed document is not embedded again"
+    assert set(base.texts(2)) == {"relay.md", "plans.md", "new.txt"}
+    assert "34 euros" in base.texts(1)["plans.md"], "the version before is still there"
+    # what a citation says is what the document says
+    table = chunk_table(base.spaces()[0])
+    wrong = base.query(
+        f"SELECT c.id FROM {table} c JOIN groundtune.documents d ON d.id = c.document_id "
+        "WHERE substr(d.text, c.start_offset + 1, c.end_offset - c.start_offset) <> c.text"
+    )
+    assert wrong == []
+
+
+def test_bad_documents_are_named_and_their_old_text_stays(base: Base) -> None:
+    base.write("a.md", "The first text.")
+    base.write("b.md", "Another text.")
+    base.refresh()
+    base.write("a.md", b"\xff\xfe broken")
+    base.write("empty.md", b"")
+    base.write("binary.md", b"PK\x00\x01")
+    base.write("b.md", "A changed text.")
+    result = base.refresh()["result"]
+    assert (result["added"], result["updated"], result["removed"], result["unchanged"]) == (0, 1, 0, 0)
+    assert result["failed"] == 3
+    reasons = {entry["source"].rsplit("/", 1)[-1]: entry["reason"] for entry in result["failedDocuments"]}
+    assert reasons == {
+        "a.md": "is not UTF-8 (byte 0)",
+        "empty.md": "is empty",
+        "binary.md": "is binary, not text",
+    }
+    assert base.texts(2) == {"a.md": "The first text.", "b.md": "A changed text."}
+
+
+def test_a_source_out_of_reach_loses_nothing(base: Base) -> None:
+    base.write("a.md", "The first text.")
+    base.refresh()
+    base.folder.rename(base.folder.with_name("away"))
+    record = base.fails()
+    assert record["error_reason"] == "SourceUnavailable"
+    assert f"spec.sources[0].volume.claimName: {base.folder.name} is not mounted" in record["error_message"]
+    assert (base.live(), base.texts(1)) == (1, {"a.md": "The first text."})
+    base.folder.mkdir()
+    assert base.fails()["error_reason"] == "SourceEmpty", "an empty mount is no deletion of everything"
+    assert base.live() == 1
+
+
+def test_only_a_version_that_answers_goes_live(base: Base) -> None:
+    base.write("plans.md", "# Plans\n\nThe Studio plan costs 34 euros a month.")
+    base.write("hub.md", "# Hub\n\nThe hub pairs with a violet light.")
+    golden(base, ("What does the Studio plan cost?", "plans.md", "costs 34 euros"), gates={"minRecall": 1})
+    first = base.refresh()
+    assert first["result"]["evaluation"] == {
+        "version": 1,
+        "k": 3,
+        "questions": 1,
+        "recall": 1.0,
+        "precision": pytest.approx(1 / 3),
+        "mrr": 1.0,
+        "ndcg": 1.0,
+    }
+
+    base.write("plans.md", "# Plans\n\nPlans are described elsewhere.")
+    rejected = base.fails()
+    assert rejected["error_reason"] == "EvaluationFailed"
+    message = "corpus version 2: recall@3 0.000 is below minRecall 1; version 1 stays live"
+    assert rejected["error_message"] == message
+    assert (rejected["result"]["version"], base.live()) == (2, 1)
+    again = base.fails()
+    assert (again["error_message"], again["tokens"], again["result"]["version"]) == (message, 0, None)
+    assert base.query(
+        "SELECT max(version) AS newest FROM groundtune.corpus_versions WHERE kb_uid = :uid"
+    ) == [{"newest": 2}]
+
+    base.spec["evaluation"]["gates"] = {"maxRegression": 0.5}
+    assert "below the live version's 1.000, more than maxRegression 0.5" in base.fails()["error_message"]
+    base.spec["evaluation"]["gates"] = {}
+    loosened = base.refresh()
+    assert (loosened["state"], loosened["result"]["liveVersion"], loosened["tokens"]) == ("succeeded", 2, 0)
+    states = base.query(
+        "SELECT version, state FROM groundtune.corpus_versions WHERE kb_uid = :uid ORDER BY version"
+    )
+    assert [row["state"] for row in states] == ["superseded", "live"]
+
+
+def test_a_new_recipe_is_built_beside_the_old_and_a_killed_one_goes_on(
+    base: Base, platform: Platform
+) -> None:
+    for number in range(6):
+        paragraphs = (f"Paragraph {i} of document {number}, in a few words." for i in range(150))
+        base.write(f"{number}.md", "\n\n".join(paragraphs))
+    base.spec["chunking"] = {"maxTokens": 18}
+    whole = base.refresh()["result"]["embeddedChunks"]
+    assert whole > 2 * 256, "several batches, so that a kill can come between"
+    (old,) = base.spaces()
+    base.spec["chunking"] = {"maxTokens": 16}
+
+    def between_batches() -> bool:
+        return any(
+            base.query(f"SELECT EXISTS (SELECT FROM {chunk_table(space)}) AS some")[0]["some"]
+            for space in base.spaces()
+            if space != old
+        )
+
+    platform.killed(base.snapshot(), "refresh", "refresh_knowledge_base", between_batches)
+    assert base.live() == 1, "readers see the old space until the new one is whole"
+    (new,) = (space for space in base.spaces() if space != old)
+    stored = base.query(f"SELECT count(*) AS chunks FROM {chunk_table(new)}")[0]["chunks"]
+    resumed = base.refresh()["result"]
+    total = base.query(f"SELECT count(*) AS chunks FROM {chunk_table(new)}")[0]["chunks"]
+    assert 0 < stored < total
+    assert resumed["embeddedChunks"] == total - stored, "what was stored is not embedded again"
+    assert (resumed["version"], base.live(), resumed["added"]) == (2, 2, 6)
+
+    # the recipe before is still there and costs nothing
+    base.spec["chunking"] = {"maxTokens": 18}
+    back = base.refresh()
+    assert (back["result"]["version"], back["tokens"], base.live()) == (3, 0, 3)
+    assert base.spaces() == [old, new]
+
+
+def test_a_rollback_holds_until_the_sources_change(base: Base) -> None:
+    for number in range(1, 6):
+        base.write("a.md", f"Text number {number}.")
+        base.refresh()
+    with base.engine.begin() as connection:
+        assert corpora.searchable_versions(connection, base.uid) == [5, 4, 3]
+        with pytest.raises(GroundtuneError, match="version 2 can't be made live; kept are: 5, 4, 3"):
+            corpora.roll_back(connection, base.uid, 2)
+        corpora.roll_back(connection, base.uid, 4)
+    stored = base.query(
+        "SELECT text FROM groundtune.documents WHERE space_id = :space ORDER BY id", space=base.spaces()[0]
+    )
+    assert [row["text"] for row in stored] == [f"Text number {number}." for number in (3, 4, 5)]
+    assert base.refresh()["state"] == "unchanged"
+    assert (base.live(), base.texts(4)) == (4, {"a.md": "Text number 4."})
+    base.write("a.md", "Text number 6.")
+    assert base.refresh()["result"]["liveVersion"] == 6
+
+
+def test_an_index_with_other_settings_replaces_the_old(base: Base) -> None:
+    base.write("a.md", "The only text.")
+    base.refresh()
+    base.spec["index"] = {"m": 8, "efConstruction": 32}
+    assert base.refresh()["state"] == "unchanged"
+    options = base.query(
+        "SELECT indexdef FROM pg_indexes WHERE indexname LIKE :name",
+        name=f"chunks_{base.spaces()[0]}_embedding%",
+    )
+    assert len(options) == 1
+    assert "m='8'" in options[0]["indexdef"]
