@@ -226,6 +226,7 @@ _WORKER = Component(
     name="worker",
     title="Prefect worker",
     command=lambda stack: [
+        *("nice", "-n", "10"),  # answers go before training, which inherits this
         *(_script("prefect"), "worker", "start"),
         *("--pool", WORK_POOL, "--type", "process", "--name", "local"),
     ],
@@ -242,7 +243,7 @@ def _ray_environment(stack: Stack) -> Environment:
     return stack.environment("groundtune_reader") | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
-        "RAY_SERVE_ENABLE_CPROFILE": "0",
+        "RAY_worker_niceness": "0",  # Ray would put the engine behind everything else on the machine
     }
 
 

@@ -1,0 +1,40 @@
+"""The documentation names what the code knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from groundtune_operator.reasons import Reason
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+RAISED = re.compile(r"""reason(?:: str)? ?= ?"([A-Z][A-Za-z]+)"|RunError\("([A-Z][A-Za-z]+)\"""")
+
+
+def _raised() -> set[str]:
+    folders = ("core/groundtune", "flows/groundtune_flows")
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {name for text in texts for match in RAISED.findall(text) for name in match if name}
+
+
+def test_every_reason_has_its_entry_in_the_troubleshooting_page() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    entries = set(re.findall(r"^\| ([A-Z][A-Za-z]+) \|", page, re.MULTILINE))
+    raised = _raised()
+    assert len(raised) > 10
+    assert {reason.value for reason in Reason} | raised == entries
+
+
+def test_every_operator_reason_is_explained_in_its_own_words() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    for reason in Reason:
+        assert f"| {reason.value} | {reason.meaning} |" in page
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *DOCS.glob("*.md")]), ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
