@@ -18,7 +18,7 @@ from groundtune_flows.training import answer_loss, padded, parts
 
 #: Held-out chats that answers are generated for: the first ones, as generating is slow.
 GENERATED = 24
-_GENERATION_BATCH = 8
+_GENERATION_BATCH = 24
 
 
 class HeldOut:

@@ -32,7 +32,13 @@ def test_the_quick_start_holds(tmp_path: Path) -> None:
 
     def run(command: str, stdin: str = "") -> str:
         done = subprocess.run(
-            ["bash", "-c", command], input=stdin, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+            ["bash", "-c", command],
+            input=stdin,
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout

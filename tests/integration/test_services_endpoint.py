@@ -31,9 +31,7 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One engine for all tests, with adapters on disk and nothing declared."""
-    # Short names: Ray puts Unix sockets below, and their paths may not be long.
-    folder = tmp_path_factory.mktemp("s")
-    with serving(folder) as made:
+    with serving(tmp_path_factory.mktemp("services")) as made:
         make_adapter(made.artifacts / "style-v1", seed=1)
         make_adapter(made.artifacts / "style-v2", seed=2)
         make_adapter(made.artifacts / "style-v3", seed=3, rank=32)
@@ -156,7 +154,11 @@ def test_the_engines_options_pass_through(world: World) -> None:
 
 def test_a_tool_that_has_to_be_called_is_called(world: World) -> None:
     declare(world, grounded=False)
-    parameters = {"type": "object", "properties": {"plan": {"enum": ["Maker", "Studio"]}}, "required": ["plan"]}
+    parameters = {
+        "type": "object",
+        "properties": {"plan": {"enum": ["Maker", "Studio"]}},
+        "required": ["plan"],
+    }
     answer = ask(
         world,
         max_tokens=60,
@@ -166,6 +168,16 @@ def test_a_tool_that_has_to_be_called_is_called(world: World) -> None:
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "price_of"
     assert json.loads(call.function.arguments)["plan"] in ("Maker", "Studio")
+
+
+def test_a_question_in_parts_is_grounded(world: World) -> None:
+    declare(world)
+    parts = [{"type": "text", "text": "What does the Studio plan"}, {"type": "text", "text": "cost?"}]
+    system = [{"type": "text", "text": "Be brief."}]
+    answer = ask(
+        world, messages=[{"role": "system", "content": system}, {"role": "user", "content": parts}]
+    )
+    assert answer.parse().model_extra["groundtune"]["citations"][0]["source"] == "volume://docs/pricing.md"
 
 
 def test_passages_leave_room_for_a_long_chat(world: World) -> None:
@@ -251,7 +263,11 @@ def test_vector_stores_in_openais_shape(world: World) -> None:
     assert best.filename == "pricing.md"
     assert best.model_extra["version"] == 1
     text = DOCUMENTS[best.model_extra["source"]]
-    assert best.content[0].text == best.model_extra["text"] == text[best.model_extra["start"] : best.model_extra["end"]]
+    assert (
+        best.content[0].text
+        == best.model_extra["text"]
+        == text[best.model_extra["start"] : best.model_extra["end"]]
+    )
 
 
 def test_a_new_corpus_version_needs_no_reconfigure(world: World) -> None:
@@ -319,7 +335,9 @@ def test_a_bad_adapter_is_refused_and_the_old_one_answers(world: World, name: st
     broken = world.artifacts / "style-broken"
     if not broken.exists():
         broken.mkdir()
-        (broken / "adapter_config.json").write_text((world.artifacts / "style-v1/adapter_config.json").read_text())
+        (broken / "adapter_config.json").write_text(
+            (world.artifacts / "style-v1/adapter_config.json").read_text()
+        )
         (broken / "adapter_model.safetensors").write_bytes(b"not a safetensors file")
         make_adapter(world.artifacts / "style-nan", seed=4, scale=float("inf"))
     declare(world, adapter="style-v1")
@@ -367,7 +385,9 @@ def test_usage_is_recorded(world: World) -> None:
 
 def _running(world: World) -> float:
     lines = httpx.get(f"{world.url}/metrics", timeout=30).text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running"))
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running")
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -398,12 +418,13 @@ def test_metrics_are_both_the_engines_and_ours(world: World) -> None:
 
 
 def test_no_prompt_is_logged(world: World) -> None:
-    secret = "zebra-crossing-4711"  # noqa: S105
+    secret = "zebra-crossing-4711"
     ask(world, question=f"Tell me about {secret}")
     with pytest.raises(openai.BadRequestError):
         ask(world, question=secret, temperature=-3)
-    logs = [*world.log.parent.glob("r/session_latest/logs/**/*.*"), world.log]
-    texts = {path: path.read_text(errors="replace") for path in logs if path.is_file()}
+    log, ray = world.logs
+    paths = [log, *ray.glob("session_2*/logs/**/*.*")]
+    texts = {path: path.read_text(errors="replace") for path in paths if path.is_file()}
     assert any("Gateway" in text for text in texts.values())
     assert [path for path, text in texts.items() if secret in text] == []
 
