@@ -146,11 +146,13 @@ def test_not_ready_says_why(
     assert found.message == message
 
 
-def test_flags_on_a_cpu() -> None:
+@pytest.mark.parametrize(("fast", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_flags_on_a_cpu(monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: str) -> None:
+    monkeypatch.setattr("groundtune_services.flags.fast_bfloat16", lambda: fast)
     engine = Engine.model_validate({"kvCacheGiB": 0.5, "maxLoraRank": 32, "maxModelLen": 512})
     found = flags(engine_args(engine=engine), Path("/models/x"))
     assert found["model"] == "/models/x"
-    assert found["dtype"] == "bfloat16"
+    assert found["dtype"] == dtype
     assert found["enforce_eager"] is True
     assert found["kv_cache_memory_bytes"] == 2**29
     assert found["max_lora_rank"] == 32
