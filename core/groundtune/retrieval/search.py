@@ -49,6 +49,7 @@ def search_pool(url: str, size: int = 4) -> AsyncConnectionPool[AsyncConnection[
         min_size=1,
         max_size=size,
         open=False,
+        reconnect_timeout=5,  # then each request tries anew, instead of waiting out a growing pause
         configure=_configure,
         check=AsyncConnectionPool.check_connection,
     )
