@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from vllm.entrypoints.serve import create_error_response
@@ -47,6 +48,7 @@ def install(app: FastAPI) -> None:
     init_exception_handler(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(EngineDeadError, _engine_error)
     app.add_exception_handler(EngineGenerateError, _engine_error)
 
@@ -54,6 +56,16 @@ def install(app: FastAPI) -> None:
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return error.response()
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "The request body is not valid JSON.").response()
+    where = ".".join(str(part) for part in first["loc"][1:])
+    message = f"{where}: {first['msg']}" if where else str(first["msg"])
+    return ApiError(400, message, param=where or None).response()
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

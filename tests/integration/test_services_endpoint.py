@@ -152,38 +152,35 @@ def test_the_engines_options_pass_through(world: World) -> None:
     assert completed.choices[0].text
 
 
-def test_a_tool_that_has_to_be_called_is_called(world: World) -> None:
+def test_a_model_that_writes_no_tool_calls_says_so(world: World) -> None:
     declare(world, grounded=False)
     parameters = {
         "type": "object",
         "properties": {"plan": {"enum": ["Maker", "Studio"]}},
         "required": ["plan"],
     }
-    answer = ask(
-        world,
-        max_tokens=60,
-        tools=[{"type": "function", "function": {"name": "price_of", "parameters": parameters}}],
-        tool_choice={"type": "function", "function": {"name": "price_of"}},
-    ).parse()
-    (call,) = answer.choices[0].message.tool_calls
-    assert call.function.name == "price_of"
-    assert json.loads(call.function.arguments)["plan"] in ("Maker", "Studio")
+    with pytest.raises(openai.BadRequestError) as raised:
+        ask(
+            world,
+            max_tokens=60,
+            tools=[{"type": "function", "function": {"name": "price_of", "parameters": parameters}}],
+            tool_choice={"type": "function", "function": {"name": "price_of"}},
+        )
+    assert "price_of" in str(raised.value)
 
 
 def test_a_question_in_parts_is_grounded(world: World) -> None:
     declare(world)
     parts = [{"type": "text", "text": "What does the Studio plan"}, {"type": "text", "text": "cost?"}]
     system = [{"type": "text", "text": "Be brief."}]
-    answer = ask(
-        world, messages=[{"role": "system", "content": system}, {"role": "user", "content": parts}]
-    )
+    answer = ask(world, messages=[{"role": "system", "content": system}, {"role": "user", "content": parts}])
     assert answer.parse().model_extra["groundtune"]["citations"][0]["source"] == "volume://docs/pricing.md"
 
 
 def test_passages_leave_room_for_a_long_chat(world: World) -> None:
     declare(world)
     long = "Tell me about lamps. " * 160
-    answer = ask(world, question=f"{long}{QUESTION}", max_tokens=40)
+    answer = ask(world, question=f"{long}{QUESTION}", max_tokens=110)
     assert answer.headers["x-groundtune-context-tokens"] == "0"
     assert answer.parse().choices[0].message.content
 
@@ -277,7 +274,9 @@ def test_a_new_corpus_version_needs_no_reconfigure(world: World) -> None:
     world.corpus.go_live(2)
     answer = ask(world, question="What does the Galaxy plan cost?")
     assert answer.headers["x-groundtune-corpus"] == "handbook@2"
-    assert answer.parse().model_extra["groundtune"]["citations"][0]["source"] == "volume://docs/galaxy.md"
+    cited = answer.parse().model_extra["groundtune"]["citations"]
+    assert "volume://docs/galaxy.md" in {each["source"] for each in cited}
+    assert {each["version"] for each in cited} == {2}
     world.corpus.go_live(1)
     assert ask(world).headers["x-groundtune-corpus"] == "handbook@1"
 
