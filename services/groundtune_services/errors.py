@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 
@@ -46,9 +48,12 @@ def model_not_found(name: str, known: list[str]) -> ApiError:
 def install(app: FastAPI) -> None:
     """Add the handlers: the engine's own, then ours for what they leave in other shapes."""
     init_exception_handler(app)
+    # The engine's handlers read their server's command line; a stack in the log may hold a prompt.
+    app.state.args = SimpleNamespace(log_error_stack=False)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(VLLMError, _engine_error)
     app.add_exception_handler(EngineDeadError, _engine_error)
     app.add_exception_handler(EngineGenerateError, _engine_error)
 
