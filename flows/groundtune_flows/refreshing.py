@@ -230,9 +230,4 @@ class Refresh:
 
 
 def _shown(version: int, k: int, golden: Golden, scores: Scores) -> dict[str, Any]:
-    return {"version": version, "k": k, "questions": len(golden.questions), **_rounded(scores)}
-
-
-def _rounded(scores: Scores) -> dict[str, float]:
-    """Four digits: no golden set says more, and a person can read them."""
-    return {name: round(value, 4) for name, value in asdict(scores).items()}
+    return {"version": version, "k": k, "questions": len(golden.questions), **asdict(scores)}

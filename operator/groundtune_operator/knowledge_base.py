@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -182,7 +184,7 @@ def status(body: Body, facts: ResourceFacts, handled: str, due: datetime | None)
             FailedDocument(source=each["source"][:1024], reason=each["reason"][:512])
             for each in result.get("failedDocuments", [])[:20]
         ],
-        evaluation=None if evaluated is None else RetrievalScores.model_validate(evaluated),
+        evaluation=None if evaluated is None else RetrievalScores.model_validate(_readable(evaluated)),
         next_refresh_time=due,
         last_handled_request=handled,
         cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
@@ -197,3 +199,8 @@ def _summary(run: RunFacts) -> RefreshSummary:
         {"time": finished.replace(microsecond=0), "version": run.result.get("version")}
         | {name: run.result.get(name, 0) for name in counts}
     )
+
+
+def _readable(evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """Four digits: no golden set says more. Gates are held against the unrounded scores in the registry."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in evaluated.items()}
