@@ -1,11 +1,10 @@
-"""What base, promoted and candidate make of the same held-out chats, in one process."""
+"""What a model, bare or with an adapter, makes of held-out chats."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +80,31 @@ class HeldOut:
         return matches / len(self._prompts)
 
 
-def compare(
-    base: Any, held_out: HeldOut, candidate: Path, promoted: Path | None
-) -> tuple[dict[str, float], dict[str, float], dict[str, float] | None]:
-    """Metrics of the candidate, the base model and the promoted adapter, from the files that would be served."""
-    model = PeftModel.from_pretrained(base, str(candidate), adapter_name="candidate")
-    if promoted is not None:
-        model.load_adapter(str(promoted), adapter_name="promoted")
+class Bench:
+    """Measures the base model and adapters on it. An adapter is merged meanwhile, which generates twice as fast."""
 
-    def of(adapter: str | None) -> dict[str, float]:
-        if adapter is not None:
-            model.set_adapter(adapter)
-        without: AbstractContextManager[Any] = model.disable_adapter() if adapter is None else nullcontext()
-        with without:
-            return held_out.metrics(model)
+    def __init__(self, load: Callable[[], Any], held_out: HeldOut) -> None:
+        self._load = load
+        self._held_out = held_out
+        self._model: Any = None
 
-    return of("candidate"), of(None), of("promoted") if promoted is not None else None
+    def base(self) -> dict[str, float]:
+        """Metrics of the base model by itself."""
+        return self._held_out.metrics(self._loaded())
+
+    def adapter(self, folder: Path) -> dict[str, float]:
+        """Metrics of an adapter, from the files that would be served."""
+        adapted = PeftModel.from_pretrained(self._loaded(), str(folder))
+        adapted.merge_adapter()
+        metrics = self._held_out.metrics(adapted)
+        adapted.unmerge_adapter()
+        self._model = adapted.unload()
+        return metrics
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -27,7 +27,7 @@ from groundtune_flows.dataset import Dataset, Problem, leaks, load_dataset, requ
 from groundtune_flows.encoding import Encoded, encode, load_tokenizer
 from groundtune_flows.gates import Outcome, judge
 from groundtune_flows.run import Run
-from groundtune_flows.scoring import HeldOut, compare
+from groundtune_flows.scoring import GENERATED, Bench, HeldOut
 from groundtune_flows.training import Step, load_base, total_steps, train
 
 
@@ -220,47 +220,67 @@ class Tuning:
     def _evaluate(
         self, candidate: _Candidate, version: int, held_out: Dataset | None
     ) -> dict[str, Any] | None:
-        """Held-out results: those on record if the same was measured."""
+        """Held-out results of candidate, base and promoted; what was measured in this way before is not again."""
         evaluation = self._spec.evaluation
         if evaluation is None or held_out is None:
             return None
         key = self._measured_with(evaluation, held_out)
-        stored = (candidate.known.evaluation if candidate.known else None) or {}
-        if stored.get("measuredWith") == key:
-            results = stored
-        else:
-            self._run.progress("evaluating", percent=100)
-            examples = HeldOut(
+        with self._engine.begin() as connection:
+            before = adapters.evaluations(connection, self._snapshot.uid, key)
+        bench = Bench(
+            lambda: load_base(self._base, self._spec.base_model.uri),
+            HeldOut(
                 self._tokenizer,
                 held_out.examples,
                 self._spec.training.max_sequence_length,
                 evaluation.format_pattern,
                 evaluation.max_new_tokens,
+            ),
+        )
+
+        def measured(of: int, folder: Path) -> dict[str, float]:
+            known = before.get(of)
+            if known is not None:
+                return dict(known["candidate"])
+            self._run.progress("evaluating", percent=100, adapter=adapter_name(self._snapshot.name, of))
+            return bench.adapter(folder)
+
+        of_candidate = measured(version, candidate.folder)
+        if not math.isfinite(of_candidate["loss"]):
+            raise GroundtuneError(
+                f"the held-out loss is {of_candidate['loss']}; a lower spec.training.learningRate may help",
+                reason="TrainingDiverged",
             )
-            promoted = settings().artifacts / self._promoted.path if self._promoted else None
-            of_candidate, of_base, of_promoted = compare(
-                load_base(self._base, self._spec.base_model.uri), examples, candidate.folder, promoted
-            )
-            if not math.isfinite(of_candidate["loss"]):
-                raise GroundtuneError(
-                    f"the held-out loss is {of_candidate['loss']}; a lower spec.training.learningRate may help",
-                    reason="TrainingDiverged",
-                )
-            results = {
-                "version": version,
-                "examples": len(held_out.examples),
-                "candidate": of_candidate,
-                "base": of_base,
-                "promoted": of_promoted,
-                "measuredWith": key,
-            }
+        promoted = self._promoted
+        of_promoted = measured(promoted.version, settings().artifacts / promoted.path) if promoted else None
+        if before:
+            of_base = next(iter(before.values()))["base"]
+        else:
+            self._run.progress("evaluating", percent=100, adapter="none")
+            of_base = bench.base()
+        results = {
+            "version": version,
+            "examples": len(held_out.examples),
+            "candidate": of_candidate,
+            "base": of_base,
+            "promoted": of_promoted,
+            "measuredWith": key,
+        }
         self._run.result["evaluation"] = {name: results[name] for name in results if name != "measuredWith"}
         return results
 
     def _measured_with(self, evaluation: AdapterEvaluation, held_out: Dataset) -> str:
-        promoted = self._promoted.version if self._promoted else 0
-        facts = [held_out.hash, evaluation.format_pattern, evaluation.max_new_tokens, promoted]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        """Names all but the adapter that decides a measurement."""
+        base = self._spec.base_model.model_dump(mode="json", by_alias=True)
+        facts = [
+            base,
+            held_out.hash,
+            GENERATED,
+            self._spec.training.max_sequence_length,
+            evaluation.format_pattern,
+            evaluation.max_new_tokens,
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _judge(self, metrics: dict[str, Any] | None) -> list[Outcome]:
         """The gates that are not passed."""

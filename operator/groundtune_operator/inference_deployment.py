@@ -107,13 +107,15 @@ def judge(
     """All conditions of an inference deployment."""
     adapters = _adapters(spec, resolved, seen)
     knowledge = _knowledge(spec, resolved, seen)
-    ready = _ready(problem, resolved, seen, adapters, knowledge)
+    ready = _ready(spec, problem, resolved, seen, adapters, knowledge)
     cause = ready
     if seen.application is not None and seen.application.status == "DEPLOY_FAILED":
         # What ran before may still answer, but what the spec says does not run.
         cause = _deploy_failed(seen.application)
+    elif ready.status == "True" and adapters.status != "True":
+        cause = adapters  # an older version answers
     stalled = cause.reason in _STALLING
-    behind = _behind(resolved, seen)
+    behind = _behind(resolved, seen, adapters)
     if not stalled and ready.status == "True" and behind is not None:
         cause = behind
     busy = not stalled and (ready.status != "True" or behind is not None)
@@ -138,14 +140,20 @@ def judge(
 
 
 def _ready(
-    problem: SpecError | None, resolved: Resolved, seen: Seen, adapters: Verdict, knowledge: Verdict
+    spec: InferenceDeploymentSpec | None,
+    problem: SpecError | None,
+    resolved: Resolved,
+    seen: Seen,
+    adapters: Verdict,
+    knowledge: Verdict,
 ) -> Verdict:
     if problem is not None:
         return verdict("Ready", False, problem.reason, str(problem))
     if resolved.missing:
         return verdict("Ready", False, Reason.REFERENCE_NOT_FOUND, "; ".join(resolved.missing))
     if isinstance(seen.readiness, Readiness):
-        for part in (adapters, knowledge):
+        parts = (knowledge,) if _all_answer(spec, seen) else (adapters, knowledge)
+        for part in parts:
             if part.status != "True":
                 return verdict("Ready", False, part.reason, part.message)
         if not seen.readiness.ready:
@@ -156,6 +164,15 @@ def _ready(
     if resolved.unknown and seen.registry_error is not None:
         return verdict("Ready", False, Reason.REGISTRY_UNAVAILABLE, seen.registry_error)
     return _starting(seen)
+
+
+def _all_answer(spec: InferenceDeploymentSpec | None, seen: Seen) -> bool:
+    """Whether each declared adapter answers with a version of its job, be it an older one."""
+    loaded = _loaded(seen)
+    return spec is not None and all(
+        each.name in loaded and loaded[each.name].name.rpartition("-v")[0] == each.fine_tune_job
+        for each in spec.adapters
+    )
 
 
 def _starting(seen: Seen) -> Verdict:
@@ -178,7 +195,7 @@ def _deploy_failed(app: Application) -> Verdict:
     return verdict("Ready", False, Reason.DEPLOY_FAILED, serve_config.root_cause(told))
 
 
-def _behind(resolved: Resolved, seen: Seen) -> Verdict | None:
+def _behind(resolved: Resolved, seen: Seen, adapters: Verdict) -> Verdict | None:
     """Why the endpoint, though it answers, may not be what the spec says."""
     if seen.trouble:
         return verdict("Reconciling", True, Reason.SERVE_UNAVAILABLE, seen.trouble)
@@ -186,6 +203,8 @@ def _behind(resolved: Resolved, seen: Seen) -> Verdict | None:
         return verdict("Reconciling", True, Reason.REGISTRY_UNAVAILABLE, seen.registry_error)
     if seen.application is not None and seen.application.status == "DEPLOYING":
         return verdict("Reconciling", True, Reason.DEPLOYING, "Ray Serve updates the application")
+    if adapters.status != "True":
+        return verdict("Reconciling", True, adapters.reason, adapters.message)
     return None
 
 

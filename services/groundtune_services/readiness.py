@@ -18,16 +18,18 @@ def decide(
     *,
     engine_error: str,
 ) -> Readiness:
-    """Ready when every declared adapter answers and every knowledge base was just searched.
+    """Ready when some version of every declared adapter answers and every knowledge base was just searched.
 
     Args:
         engine_error: why the engine does not answer; empty if it does.
     """
     faults = [engine_error] if engine_error else []
     for adapter in adapters:
+        if adapter.name:
+            continue  # an older version answers until the declared one does
         if adapter.state == "Failed":
             faults.append(f"adapter {adapter.alias}: {adapter.message}")
-        elif adapter.state == "Loading":
+        else:
             faults.append(f"adapter {adapter.alias} is being loaded")
     faults += [f"knowledge base {each.name}: {each.message}" for each in knowledge if each.version is None]
     return Readiness(

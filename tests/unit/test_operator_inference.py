@@ -139,8 +139,8 @@ def test_ready_is_what_the_endpoint_says() -> None:
 @pytest.mark.parametrize(
     ("readiness", "reason", "message"),
     [
-        (_readiness("style-v0"), "AdapterLoading", "style-v1 is being loaded; style-v0 answers until then"),
-        (_readiness("style-v0", state="Failed"), "AdapterFailed", "style-v1: no such file"),
+        (_readiness(""), "AdapterLoading", "style-v1 is being loaded"),
+        (_readiness("other-v1"), "AdapterLoading", "style-v1 is being loaded; other-v1 answers until then"),
         (_readiness(version=None), "KnowledgeFailed", 'KnowledgeBase "docs": relation is gone'),
         (_readiness(ready=False, message="no token came back"), "NotReady", "no token came back"),
         ("/ready does not answer: timed out", "EndpointUnavailable", "/ready does not answer: timed out"),
@@ -149,6 +149,23 @@ def test_ready_is_what_the_endpoint_says() -> None:
 def test_not_ready_names_the_cause(readiness: Readiness | str, reason: str, message: str) -> None:
     judged = _judged(_resolve(_cache(), _facts()), Seen(_application(), readiness))
     assert judged["Ready"] == ("False", reason, message)
+
+
+def test_it_stays_ready_while_an_older_adapter_answers() -> None:
+    loading = _judged(_resolve(_cache(), _facts()), Seen(_application(), _readiness("style-v0")))
+    told = "style-v1 is being loaded; style-v0 answers until then"
+    assert loading["Ready"][0] == "True"
+    assert loading["AdaptersLoaded"] == ("False", "AdapterLoading", told)
+    assert loading["Reconciling"] == ("True", "AdapterLoading", told)
+    assert loading["Stalled"][0] == "False"
+
+
+def test_an_adapter_that_fails_stalls_but_the_older_one_keeps_it_ready() -> None:
+    seen = Seen(_application(), _readiness("style-v0", state="Failed"))
+    failed = _judged(_resolve(_cache(), _facts()), seen)
+    assert failed["Ready"][0] == "True"
+    assert failed["Stalled"] == ("True", "AdapterFailed", "style-v1: no such file")
+    assert failed["Reconciling"][0] == "False"
 
 
 def test_an_adapter_that_is_not_promoted_tells_what_its_job_waits_for() -> None:

@@ -124,11 +124,17 @@ def test_ready_needs_every_declared_part() -> None:
     assert decide(["bot"], [], [], engine_error="").ready
 
 
+@pytest.mark.parametrize("state", ["Loading", "Failed"])
+def test_an_older_adapter_that_answers_keeps_it_ready(state: str) -> None:
+    swapping = AdapterReadiness.model_validate({"alias": "style", "name": "style-v1", "state": state})
+    assert decide(["bot"], [swapping], [], engine_error="").ready
+
+
 @pytest.mark.parametrize(
     ("adapter", "knowledge", "engine_error", "message"),
     [
-        ({"state": "Loading"}, {"version": 1}, "", "adapter style is being loaded"),
-        ({"state": "Failed", "message": "rank 64"}, {"version": 1}, "", "adapter style: rank 64"),
+        ({"name": "", "state": "Loading"}, {"version": 1}, "", "adapter style is being loaded"),
+        ({"name": "", "state": "Failed", "message": "rank 64"}, {"version": 1}, "", "adapter style: rank 64"),
         ({"state": "Loaded"}, {"version": None, "message": "gone"}, "", "knowledge base handbook: gone"),
         ({"state": "Loaded"}, {"version": 1}, "it has died", "it has died"),
     ],

@@ -91,6 +91,16 @@ def record_evaluation(connection: Connection, job_uid: str, version: int, evalua
     connection.execute(_version(job_uid, version).values(evaluation=evaluation))
 
 
+def evaluations(connection: Connection, job_uid: str, measured_with: str) -> dict[int, dict[str, Any]]:
+    """Held-out results that were measured in the same way, by version, newest first."""
+    rows = connection.execute(
+        select(AdapterRow.version, AdapterRow.evaluation)
+        .where(AdapterRow.job_uid == job_uid, AdapterRow.evaluation["measuredWith"].astext == measured_with)
+        .order_by(AdapterRow.version.desc())
+    )
+    return {row.version: row.evaluation for row in rows}
+
+
 def set_state(connection: Connection, job_uid: str, version: int, state: AdapterState) -> None:
     """Mark a version that is not promoted as a candidate or rejected."""
     connection.execute(_version(job_uid, version).values(state=state))

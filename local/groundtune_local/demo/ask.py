@@ -58,6 +58,9 @@ def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 9
     )
 
 
+_PAUSE_SECONDS = 2.0
+
+
 class SteadyClient:
     """Asks the same question again and again in the background, and counts."""
 
@@ -89,4 +92,4 @@ class SteadyClient:
                     self.errors.append("an empty answer")
             except openai.OpenAIError as error:
                 self.errors.append(str(error))
-            self._stop.wait(0.5)
+            self._stop.wait(_PAUSE_SECONDS)

@@ -11,14 +11,15 @@ WAYS = ("base", "retrieval", "tuned", "both")
 
 
 def print_answers(console: Console, question: str, fact: str, answers: dict[str, Answer]) -> None:
-    """One question, its answers side by side, and what each took."""
+    """One question, its answers below each other, and what each took."""
     table = Table(
         title=f"“{question}”", title_justify="left", title_style="bold", expand=True, show_lines=True
     )
-    for way in answers:
-        table.add_column(way, ratio=1, overflow="fold")
-    table.add_row(*(_marked(answer.text, fact) for answer in answers.values()))
-    table.add_row(*(_about(answer) for answer in answers.values()), style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("answer", ratio=3, overflow="fold")
+    table.add_column("what it took", ratio=2, overflow="fold", style="dim")
+    for way, answer in answers.items():
+        table.add_row(way, _marked(answer.text, fact), _about(answer))
     console.print(table)
 
 
