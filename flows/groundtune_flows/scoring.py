@@ -16,8 +16,8 @@ from groundtune_flows.encoding import encode, prompt_of
 from groundtune_flows.training import answer_loss, padded, parts
 
 #: Held-out chats that answers are generated for: the first ones, as generating is slow.
-GENERATED = 24
-_GENERATION_BATCH = 24
+GENERATED = 16
+_GENERATION_BATCH = 16
 
 
 class HeldOut:

@@ -77,6 +77,9 @@ def up(
 ) -> None:
     """Bring up the whole stack on this machine."""
     data = _folder(data_dir)
+    if detach and lifecycle.running(data):
+        console.print(f"Groundtune is up already in {data}.")
+        return
     stack = lifecycle.open_stack(data, context, new_ports=new_ports)
     console.print(f"Starting Groundtune in {data}")
     supervisor = lifecycle.launch(stack, tied=not detach)
@@ -175,9 +178,7 @@ def search(
     found = asyncio.run(searching.answer(stack, knowledge_base, questions, top_k))
     if input_file:
         lines = [
-            json.dumps(
-                question.record | {"results": [searching.as_json(hit) for hit in hits]}, ensure_ascii=False
-            )
+            json.dumps(question.record | {"results": [hit.as_json() for hit in hits]}, ensure_ascii=False)
             for question, hits in zip(questions, found, strict=True)
         ]
         text = "".join(f"{line}\n" for line in lines)
@@ -187,7 +188,7 @@ def search(
             sys.stdout.write(text)
     elif as_json:
         for hit in found[0]:
-            sys.stdout.write(json.dumps(searching.as_json(hit), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(hit.as_json(), ensure_ascii=False) + "\n")
     else:
         for number, hit in enumerate(found[0], 1):
             console.print(

@@ -49,18 +49,6 @@ async def answer(
         ]
 
 
-def as_json(hit: Hit) -> dict[str, Any]:
-    """A result in the form that every search of Groundtune gives."""
-    return {
-        "source": hit.source,
-        "start": hit.start,
-        "end": hit.end,
-        "text": hit.text,
-        "score": hit.score,
-        "version": hit.version,
-    }
-
-
 def read_questions(path: Path) -> list[Question]:
     """A JSONL file, each line an object with `question`.
 

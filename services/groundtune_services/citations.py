@@ -14,18 +14,6 @@ FIELD = "groundtune"
 _EVENT = "data: "
 
 
-def passage(hit: Hit) -> dict[str, Any]:
-    """A passage with its span: `text` is exactly the source's text from `start` to `end`."""
-    return {
-        "source": hit.source,
-        "start": hit.start,
-        "end": hit.end,
-        "text": hit.text,
-        "score": hit.score,
-        "version": hit.version,
-    }
-
-
 def corpus_label(corpora: Mapping[str, int]) -> str:
     """`name@version` of each knowledge base that was read, or `none`."""
     return ",".join(f"{name}@{version}" for name, version in corpora.items()) or "none"
@@ -36,7 +24,7 @@ def annotation(adapter: str | None, corpora: Mapping[str, int], used: Sequence[H
     return {
         "adapter": adapter or "none",
         "corpus": corpus_label(corpora),
-        "citations": [{"index": number, **passage(hit)} for number, hit in enumerate(used, start=1)],
+        "citations": [{"index": number, **hit.as_json()} for number, hit in enumerate(used, start=1)],
     }
 
 

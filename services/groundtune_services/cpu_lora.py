@@ -13,8 +13,7 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-#: The slot of an adapter, and which rows are its tokens; None are all.
-Group = tuple[int, torch.Tensor | None]
+from groundtune_services.low_rank import add_low_rank, groups
 
 
 def install() -> None:
@@ -22,39 +21,6 @@ def install() -> None:
     if current_platform.is_cpu():
         name = f"{GroupedLora.__module__}.{GroupedLora.__name__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: name)
-
-
-def groups(slots: torch.Tensor) -> list[Group]:
-    """Rows by adapter.
-
-    Args:
-        slots: of each row, shape (rows,); -1 is the base model.
-    """
-    present = torch.unique(slots).tolist()
-    if len(present) == 1:
-        return [] if present[0] < 0 else [(present[0], None)]
-    return [(slot, (slots == slot).nonzero().squeeze(1)) for slot in present if slot >= 0]
-
-
-def add_low_rank(
-    y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, found: list[Group]
-) -> None:
-    """y += scale · x Aᵀ Bᵀ, each row with the A and B of its adapter (Hu et al., LoRA, ICLR 2022).
-
-    Args:
-        y: changed in place, shape (rows, out).
-        x: shape (rows, in).
-        a: shape (slots, 1, rank, in).
-        b: shape (slots, 1, out, rank).
-    """
-    for slot, rows in found:
-        own = x if rows is None else x[rows]
-        low = (own @ a[slot, 0].T).to(y.dtype)
-        up = b[slot, 0].T.to(y.dtype)
-        if rows is None:
-            y.addmm_(low, up, alpha=scale)
-        else:
-            y.index_add_(0, rows, low @ up, alpha=scale)
 
 
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not followed by the type checker

@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 
 from groundtune.retrieval.search import Hit
 from groundtune.serving import KnowledgeTarget
-from groundtune_services.citations import passage
 from groundtune_services.errors import ApiError
 from groundtune_services.knowledge import Knowledge, Pool, SearchError
 
@@ -44,7 +43,7 @@ def result(hit: Hit) -> dict[str, Any]:
         "filename": hit.source.rsplit("/", 1)[-1],
         "attributes": {"heading": hit.heading},
         "content": [{"type": "text", "text": hit.text}],
-        **passage(hit),
+        **hit.as_json(),
     }
 
 

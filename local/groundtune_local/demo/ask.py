@@ -24,7 +24,7 @@ class Answer:
     citations: list[dict[str, Any]] = field(default_factory=list)
 
 
-def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 90) -> Answer:
+def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 64) -> Answer:
     """One question, streamed, at temperature 0.
 
     Raises:
@@ -58,17 +58,15 @@ def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 9
     )
 
 
-_PAUSE_SECONDS = 2.0
-
-
 class SteadyClient:
-    """Asks the same question again and again in the background, and counts."""
+    """Asks the same question again and again in the background, and counts; `pause` is in seconds."""
 
     def __init__(self, client: openai.OpenAI, model: str, question: str) -> None:
         self._client = client
         self._model = model
         self._question = question
         self._stop = threading.Event()
+        self.pause = 5.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.asked = 0
         self.errors: list[str] = []
@@ -92,4 +90,4 @@ class SteadyClient:
                     self.errors.append("an empty answer")
             except openai.OpenAIError as error:
                 self.errors.append(str(error))
-            self._stop.wait(_PAUSE_SECONDS)
+            self._stop.wait(self.pause)

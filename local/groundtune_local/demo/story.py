@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,15 +41,16 @@ _NEW_PRICE_STEP = 5
 class Story:
     """Each chapter is one method; `tell` runs them in order and writes the report."""
 
-    def __init__(self, data: Path, console: Console, *, keep: bool) -> None:
+    def __init__(self, data: Path, console: Console, *, example: Path, keep: bool) -> None:
         self._data = data
+        self._example = example
         self._console = console
         self._keep = keep
         self._report: dict[str, Any] = {
             "startedAt": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": {},
         }
-        self._questions: list[dict[str, str]] = _lines(EXAMPLE / "questions.jsonl")
+        self._questions: list[dict[str, str]] = _lines(example / "questions.jsonl")
 
     def tell(self) -> None:
         """Everything, then stop the stack unless it is to be kept."""
@@ -90,13 +91,14 @@ class Story:
 
     def _apply(self, stack: Stack, kubectl: Kubectl) -> None:
         volume = stack.data / "volumes" / "support-bot"
-        shutil.copytree(EXAMPLE / "articles", volume / "articles")
+        example = self._example
+        shutil.copytree(example / "articles", volume / "articles")
         (volume / "style" / "train").mkdir(parents=True)
-        shutil.copy(EXAMPLE / "style" / "train.jsonl", volume / "style" / "train" / "train.jsonl")
-        shutil.copy(EXAMPLE / "style" / "holdout.jsonl", volume / "style" / "holdout.jsonl")
-        shutil.copy(EXAMPLE / "golden.jsonl", volume / "golden.jsonl")
+        shutil.copy(example / "style" / "train.jsonl", volume / "style" / "train" / "train.jsonl")
+        shutil.copy(example / "style" / "holdout.jsonl", volume / "style" / "holdout.jsonl")
+        shutil.copy(example / "golden.jsonl", volume / "golden.jsonl")
         shutil.copytree(ROOT / "docs", stack.data / "volumes" / "groundtune-docs")
-        for line in kubectl.run("apply", *_files()).splitlines():
+        for line in kubectl.run("apply", *_files(example)).splitlines():
             self._console.print(f"  {line}")
 
     def _first_ready(self, watch: Watch) -> None:
@@ -106,7 +108,7 @@ class Story:
         watch.until("all three to be ready", all_ready, seconds=900)
 
     def _ask_all(self, client: openai.OpenAI) -> None:
-        pattern = re.compile(_format_pattern(), re.DOTALL)
+        pattern = re.compile(_format_pattern(self._example), re.DOTALL)
         facts, formats = dict.fromkeys(tables.WAYS, 0), dict.fromkeys(tables.WAYS, 0)
         asked = []
         for entry in self._questions:
@@ -154,17 +156,19 @@ class Story:
         }
 
     def _retrain(self, stack: Stack, kubectl: Kubectl, watch: Watch, client: openai.OpenAI) -> None:
-        more = EXAMPLE / "style" / "more.jsonl"
+        more = self._example / "style" / "more.jsonl"
         shutil.copy(more, stack.data / "volumes" / "support-bot" / "style" / "train" / "more.jsonl")
         self._console.print(f"  {len(_lines(more))} more examples; a client keeps asking meanwhile")
         before = kubectl.get(*_BOT.split("/"))["status"]["adapters"][0]["version"]
         with SteadyClient(client, MODELS["both"], self._questions[0]["question"]) as steady:
+            promoted = kubectl.get(*_JOB.split("/"))["status"]["promotedVersion"]
             seconds = self._request(
-                kubectl,
-                watch,
-                _BOT,
-                lambda found: is_ready(found) and found["status"]["adapters"][0]["version"] != before,
-                ask_for=_JOB,
+                kubectl, watch, _JOB, lambda found: found["status"]["promotedVersion"] != promoted
+            )
+            steady.pause = 0.2  # the swap itself happens under load
+            seconds += watch.until(
+                f"{_BOT} to answer with the new version",
+                lambda objects: objects[_BOT]["status"]["adapters"][0]["version"] != before,
             )
             swapped = sum(steady.adapters.values())
             deadline = time.monotonic() + 60
@@ -191,11 +195,11 @@ class Story:
     # -- pieces -------------------------------------------------------------------------------------------------
 
     def _request(
-        self, kubectl: Kubectl, watch: Watch, follow: str, holds: Any, *, ask_for: str | None = None
+        self, kubectl: Kubectl, watch: Watch, name: str, holds: Callable[[dict[str, Any]], bool]
     ) -> float:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        kubectl.run("annotate", "--overwrite", ask_for or follow, f"groundtune.io/requestedAt={now}")
-        return watch.until(f"{follow} to move on", lambda objects: bool(holds(objects[follow])), seconds=900)
+        kubectl.run("annotate", "--overwrite", name, f"groundtune.io/requestedAt={now}")
+        return watch.until(f"{name} to move on", lambda objects: holds(objects[name]), seconds=900)
 
     def _client(self, kubectl: Kubectl) -> openai.OpenAI:
         url = kubectl.get(*_BOT.split("/"))["status"]["url"]
@@ -239,12 +243,12 @@ class Story:
         self._report["seconds"][name] = round(time.monotonic() - began, 1)
 
 
-def _files() -> list[str]:
-    return [part for path in sorted(EXAMPLE.glob("*.yaml")) for part in ("--filename", str(path))]
+def _files(example: Path) -> list[str]:
+    return [part for path in sorted(example.glob("*.yaml")) for part in ("--filename", str(path))]
 
 
-def _format_pattern() -> str:
-    spec = yaml.safe_load((EXAMPLE / "fine-tune-job.yaml").read_text(encoding="utf-8"))["spec"]
+def _format_pattern(example: Path) -> str:
+    spec = yaml.safe_load((example / "fine-tune-job.yaml").read_text(encoding="utf-8"))["spec"]
     return str(spec["evaluation"]["formatPattern"])
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("vllm")
-
-from groundtune_services.cpu_lora import add_low_rank, groups
+from groundtune_services.low_rank import add_low_rank, groups
 
 ROWS, WIDTH, OUT, RANK, SLOTS = 7, 6, 5, 2, 3
 
@@ -36,13 +34,3 @@ def test_each_row_gets_its_own_adapter_and_base_rows_none(slots: list[int]) -> N
     add_low_rank(view, x, a, b, 0.5, groups(torch.tensor(slots)))
     torch.testing.assert_close(view, expected)
     assert wide[:, :2].eq(0).all() and wide[:, 2 + OUT :].eq(0).all()
-
-
-def test_the_engine_takes_it() -> None:
-    from vllm.platforms import current_platform
-    from vllm.plugins import load_general_plugins
-
-    if not current_platform.is_cpu():
-        pytest.skip("vLLM does not run on a CPU here")
-    load_general_plugins()
-    assert current_platform.get_punica_wrapper() == "groundtune_services.cpu_lora.GroupedLora"
