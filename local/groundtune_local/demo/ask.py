@@ -66,7 +66,7 @@ class SteadyClient:
         self._model = model
         self._question = question
         self._stop = threading.Event()
-        self.pause = 5.0
+        self.pause = 12.0  # training needs the cores too
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.asked = 0
         self.errors: list[str] = []
@@ -84,7 +84,7 @@ class SteadyClient:
         while not self._stop.is_set():
             self.asked += 1
             try:
-                answer = ask(self._client, self._model, self._question, max_tokens=24)
+                answer = ask(self._client, self._model, self._question, max_tokens=16)
                 self.adapters[answer.adapter] += 1
                 if not answer.text:
                     self.errors.append("an empty answer")
