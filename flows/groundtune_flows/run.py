@@ -24,7 +24,7 @@ from groundtune.registry.tables import RunState
 from groundtune.settings import settings
 from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
 
-_PROGRESS_SECONDS = 2.0
+_PROGRESS_SECONDS = 5.0
 _LOCK_SECONDS = 10.0
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -50,7 +50,7 @@ class Run:
         return f"{self.snapshot.namespace}-{self.snapshot.name}-{what}".replace(".", "-").lower()
 
     def progress(self, stage: str, *, percent: float = 0.0, **facts: Any) -> None:
-        """Say where the run stands; writes at most every two seconds within a stage."""
+        """Say where the run stands; writes at most every five seconds within a stage."""
         now = time.monotonic()
         if stage == self._stage and now - self._reported < _PROGRESS_SECONDS and percent < 100:
             return

@@ -192,6 +192,9 @@ def _server_environment(stack: Stack) -> Environment:
     environment = _prefect_environment(stack)
     for name in ("PREFECT_API_URL", "GROUNDTUNE_DATABASE_URL", "RAY_AUTH_TOKEN"):
         environment[name] = ""  # it needs none of them
+    # What looks every five seconds for something that hardly ever is there takes turns away from training.
+    for service in ("LATE_RUNS", "PAUSE_EXPIRATIONS", "CLEANUP_RECONCILER"):
+        environment[f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS"] = "30"
     return environment
 
 
@@ -243,6 +246,7 @@ def _ray_environment(stack: Stack) -> Environment:
     return stack.environment("groundtune_reader") | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second is for large clusters
         "RAY_worker_niceness": "0",  # Ray would put the engine behind everything else on the machine
     }
 
