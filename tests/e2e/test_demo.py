@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -10,10 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from demo_told import DEMO, Told
 
 from groundtune_local import lifecycle, processes
+from groundtune_local.demo.ask import ask
+from groundtune_local.kubectl import Kubectl
+from groundtune_local.stack import Stack
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,26 @@ def test_the_second_adapter_is_swapped_in_without_a_failed_request(report: dict[
     assert (retrain["from"], retrain["to"]) == ("support-voice-v1", "support-voice-v2")
     assert retrain["failed"] == 0, retrain["errors"]
     assert set(retrain["answeredBy"]) == {"support-voice-v1", "support-voice-v2"}
+
+
+def _engine(data: Path) -> int:
+    """Process id of the stack's vLLM engine."""
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes.marked(data)}
+    (found,) = (pid for pid, name in names.items() if name.startswith(b"VLLM::EngineCore"))
+    return found
+
+
+def test_a_killed_engine_is_replaced_and_answers_with_the_same_adapter(told: Told) -> None:
+    kubectl = Kubectl(Stack.load(told.data))
+    killed = _engine(told.data)
+    os.kill(killed, signal.SIGKILL)
+    kubectl.run("wait", "--for=condition=Ready=false", "infd/support-bot", "--timeout=60s")
+    kubectl.run("wait", "--for=condition=Ready", "infd/support-bot", "--timeout=400s")
+    assert _engine(told.data) != killed
+    client = openai.OpenAI(base_url=kubectl.get("infd", "support-bot")["status"]["url"], api_key="unused")
+    answer = ask(client, "support-bot", "How long is an invitation valid?")
+    assert (answer.adapter, answer.corpus) == ("support-voice-v2", "support-docs@2")
+    assert answer.text
 
 
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
