@@ -7,7 +7,7 @@ import logging
 
 from groundtune.api import KINDS
 from groundtune.settings import settings as core_settings
-from groundtune_operator import events, fine_tune_job, inference_deployment, knowledge_base
+from groundtune_operator import events, inference_deployment
 from groundtune_operator.cache import FINALIZER, Body, Cache, Key
 from groundtune_operator.clients.http import BackendError
 from groundtune_operator.clients.kube import Kube
@@ -18,6 +18,8 @@ from groundtune_operator.conditions import merge
 from groundtune_operator.context import Context, Outcome, soonest
 from groundtune_operator.deletion import clean_up
 from groundtune_operator.events import Event
+from groundtune_operator.fine_tune_job import FINE_TUNE_JOB
+from groundtune_operator.knowledge_base import KNOWLEDGE_BASE
 from groundtune_operator.observer import Observer
 from groundtune_operator.pipeline import Pipelines
 from groundtune_operator.references import dependents, referred
@@ -129,9 +131,9 @@ class Operator:
 
     async def _reconcile_kind(self, body: Body) -> Outcome:
         if body.key.kind == "KnowledgeBase":
-            return await knowledge_base.reconcile(self._context, self._pipelines, body)
+            return await KNOWLEDGE_BASE.reconcile(self._context, self._pipelines, body)
         if body.key.kind == "FineTuneJob":
-            return await fine_tune_job.reconcile(self._context, self._pipelines, body)
+            return await FINE_TUNE_JOB.reconcile(self._context, self._pipelines, body)
         return await inference_deployment.reconcile(self._context, self._sync, self._retries, body)
 
     async def _write(self, body: Body, outcome: Outcome) -> None:

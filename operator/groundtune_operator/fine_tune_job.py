@@ -5,121 +5,36 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from groundtune.api import FineTuneJobSpec, FineTuneJobStatus
 from groundtune.api.common import RunCost
 from groundtune.api.fine_tune_job import AdapterScores, DatasetFacts, RunSummary, TrainingProgress
 from groundtune.durations import parse_duration
-from groundtune.errors import SpecError
 from groundtune.registry.facts import ResourceFacts, RunFacts
 from groundtune.registry.tables import AdapterState, RunState
 from groundtune.snapshots import FineTuneJobSnapshot
-from groundtune_operator import schedules
 from groundtune_operator.cache import Body
 from groundtune_operator.conditions import Verdict, verdict
-from groundtune_operator.context import (
-    Context,
-    Outcome,
-    handled_request,
-    seconds_until,
-    soonest,
-    spec_problem,
-)
 from groundtune_operator.freshness import Freshness, by_age
-from groundtune_operator.knowledge_base import failed_gate
-from groundtune_operator.pipeline import Driven, Pipelines, progress
+from groundtune_operator.pipeline import Driven
 from groundtune_operator.reasons import Reason
-from groundtune_operator.runs import Phase, Plan, Policy
+from groundtune_operator.runs import Plan
+from groundtune_operator.scheduled import Kind, failed_gate
 from groundtune_operator.schedules import Schedule
 
 _DATASET_ERRORS = ("Dataset", "Source")
 
 
-async def reconcile(context: Context, pipelines: Pipelines, body: Body) -> Outcome:
-    """Observe, start what is due, and say what holds."""
-    # Training that missed its gates would only miss them again at the same cost: it waits for a change.
-    policy = Policy(attempts=context.settings.max_attempts, base=context.settings.retry_seconds, gate=None)
-    facts = context.observer.facts(body.uid)
-    spec, problem = parse(body)
-    schedule = _schedule(spec)
-    driven = Driven(Plan(Phase.IDLE), handled_request(body))
-    if spec is not None and problem is None and facts is not None and context.observer.registry.error is None:
-        snapshot = FineTuneJobSnapshot(
-            namespace=body.key.namespace,
-            name=body.key.name,
-            uid=body.uid,
-            generation=body.generation,
-            spec=spec,
-        )
-        driven = await pipelines.drive(context, body, snapshot, schedule, facts, policy)
-    now = context.now()
-    fresh = freshness(spec, facts or ResourceFacts(), driven.plan, now)
-    verdicts = judge(
-        spec, problem, facts, driven, fresh, policy=policy, registry_error=context.observer.registry.error
-    )
-    due = schedules.next_time(schedule, now) if problem is None else None
-    return Outcome(
-        fields=None if facts is None else status(body, facts, driven, due),
-        verdicts=verdicts,
-        again=soonest(
-            driven.again(now, context.settings.poll_seconds),
-            seconds_until(fresh.until, now),
-            seconds_until(due, now),
-        ),
-    )
-
-
-def parse(body: Body) -> tuple[FineTuneJobSpec | None, SpecError | None]:
-    """The spec, and what is wrong with it that the API server's schema can't see."""
-    try:
-        spec = FineTuneJobSpec.model_validate(body.spec)
-        schedules.validate(_schedule(spec), "spec.retraining")
-    except ValidationError as error:
-        return None, spec_problem(error)
-    except SpecError as error:
-        return spec, error
-    return spec, None
-
-
-def _schedule(spec: FineTuneJobSpec | None) -> Schedule:
-    if spec is None:
-        return Schedule(None, "UTC", active=False)
+def _schedule(spec: FineTuneJobSpec) -> Schedule:
     return Schedule(spec.retraining.schedule, spec.retraining.time_zone, active=not spec.retraining.suspend)
 
 
-def freshness(spec: FineTuneJobSpec | None, facts: ResourceFacts, plan: Plan, now: datetime) -> Freshness:
+def _freshness(spec: FineTuneJobSpec | None, facts: ResourceFacts, plan: Plan, now: datetime) -> Freshness:
     """Whether the promoted adapter is as new as the spec asks for."""
     limit = (
         None if spec is None or spec.retraining.max_age is None else parse_duration(spec.retraining.max_age)
     )
     since = None if facts.promoted is None else facts.promoted.promoted_at or facts.promoted.created_at
     return by_age("promotion", since, limit, plan.failure, now)
-
-
-def judge(
-    spec: FineTuneJobSpec | None,
-    problem: SpecError | None,
-    facts: ResourceFacts | None,
-    driven: Driven,
-    fresh: Freshness,
-    *,
-    policy: Policy,
-    registry_error: str | None,
-) -> list[Verdict]:
-    """All conditions of a fine-tune job."""
-    reconciling, stalled = progress(driven.plan, problem, driven.trouble, Reason.TRAINING, policy)
-    if registry_error is not None and problem is None:
-        reconciling = verdict("Reconciling", True, Reason.REGISTRY_UNAVAILABLE, registry_error)
-    known = facts or ResourceFacts()
-    return [
-        _ready(known, stalled, reconciling, registry_error),
-        reconciling,
-        stalled,
-        fresh.verdict if facts is not None else verdict("Fresh", None, Reason.REGISTRY_UNAVAILABLE),
-        _dataset(known, driven.plan),
-        _evaluation(spec, known, driven.plan),
-    ]
 
 
 def _ready(
@@ -135,6 +50,10 @@ def _ready(
     if stalled.status == "True":
         return verdict("Ready", False, stalled.reason, stalled.message)
     return verdict("Ready", False, Reason.NO_PROMOTED_VERSION, f"{reconciling.reason}: {reconciling.message}")
+
+
+def _conditions(spec: FineTuneJobSpec | None, facts: ResourceFacts, plan: Plan) -> list[Verdict]:
+    return [_dataset(facts, plan), _evaluation(spec, facts, plan)]
 
 
 def _dataset(facts: ResourceFacts, plan: Plan) -> Verdict:
@@ -166,7 +85,7 @@ def _newest(facts: ResourceFacts, name: str) -> dict[str, Any] | None:
     return next((run.result[name] for run in facts.runs if run.result.get(name)), None)
 
 
-def status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | None) -> FineTuneJobStatus:
+def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | None) -> FineTuneJobStatus:
     """The status fields that come from facts."""
     dataset = _newest(facts, "dataset")
     evaluated = facts.last_evaluated.result["evaluation"] if facts.last_evaluated is not None else None
@@ -206,3 +125,17 @@ def _summary(run: RunFacts, facts: ResourceFacts, plan: Plan) -> RunSummary:
         seconds=round(run.seconds, 1),
         version=facts.adapters.get(run.id),
     )
+
+
+FINE_TUNE_JOB = Kind(
+    spec=FineTuneJobSpec,
+    snapshot=FineTuneJobSnapshot,
+    cadence="spec.retraining",
+    schedule=_schedule,
+    gate_seconds=None,  # training on the same data would only miss them again, at the same cost
+    working=Reason.TRAINING,
+    freshness=_freshness,
+    ready=_ready,
+    own_conditions=_conditions,
+    status=_status,
+)

@@ -6,91 +6,27 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from groundtune.api import KnowledgeBaseSpec, KnowledgeBaseStatus
 from groundtune.api.common import RunCost
 from groundtune.api.knowledge_base import FailedDocument, RefreshSummary, RetrievalScores
 from groundtune.durations import parse_duration
-from groundtune.errors import SpecError
 from groundtune.registry.facts import ResourceFacts, RunFacts
-from groundtune.registry.tables import RunState
 from groundtune.snapshots import KnowledgeBaseSnapshot
-from groundtune_operator import schedules
 from groundtune_operator.cache import Body
 from groundtune_operator.conditions import Verdict, verdict
-from groundtune_operator.context import (
-    Context,
-    Outcome,
-    handled_request,
-    seconds_until,
-    soonest,
-    spec_problem,
-)
 from groundtune_operator.freshness import Freshness, by_age
-from groundtune_operator.pipeline import Driven, Pipelines, progress
+from groundtune_operator.pipeline import Driven
 from groundtune_operator.reasons import Reason
-from groundtune_operator.runs import Phase, Plan, Policy
+from groundtune_operator.runs import Plan
+from groundtune_operator.scheduled import Kind, failed_gate
 from groundtune_operator.schedules import Schedule
 
-#: A version that missed its gates is tried again now and then: documents and golden set may have been mended.
-_GATE_SECONDS = 300.0
 
-
-async def reconcile(context: Context, pipelines: Pipelines, body: Body) -> Outcome:
-    """Observe, start what is due, and say what holds."""
-    policy = Policy(
-        attempts=context.settings.max_attempts, base=context.settings.retry_seconds, gate=_GATE_SECONDS
-    )
-    facts = context.observer.facts(body.uid)
-    spec, problem = parse(body)
-    schedule = _schedule(spec)
-    driven = Driven(Plan(Phase.IDLE), handled_request(body))
-    if spec is not None and problem is None and facts is not None and context.observer.registry.error is None:
-        snapshot = KnowledgeBaseSnapshot(
-            namespace=body.key.namespace,
-            name=body.key.name,
-            uid=body.uid,
-            generation=body.generation,
-            spec=spec,
-        )
-        driven = await pipelines.drive(context, body, snapshot, schedule, facts, policy)
-    now = context.now()
-    fresh = freshness(spec, facts or ResourceFacts(), driven.plan, now)
-    verdicts = judge(
-        spec, problem, facts, driven, fresh, policy=policy, registry_error=context.observer.registry.error
-    )
-    due = schedules.next_time(schedule, now) if problem is None else None
-    return Outcome(
-        fields=None if facts is None else status(body, facts, driven.handled, due),
-        verdicts=verdicts,
-        again=soonest(
-            driven.again(now, context.settings.poll_seconds),
-            seconds_until(fresh.until, now),
-            seconds_until(due, now),
-        ),
-    )
-
-
-def parse(body: Body) -> tuple[KnowledgeBaseSpec | None, SpecError | None]:
-    """The spec, and what is wrong with it that the API server's schema can't see."""
-    try:
-        spec = KnowledgeBaseSpec.model_validate(body.spec)
-        schedules.validate(_schedule(spec), "spec.refresh")
-    except ValidationError as error:
-        return None, spec_problem(error)
-    except SpecError as error:
-        return spec, error
-    return spec, None
-
-
-def _schedule(spec: KnowledgeBaseSpec | None) -> Schedule:
-    if spec is None:
-        return Schedule(None, "UTC", active=False)
+def _schedule(spec: KnowledgeBaseSpec) -> Schedule:
     return Schedule(spec.refresh.schedule, spec.refresh.time_zone, active=not spec.refresh.suspend)
 
 
-def freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan, now: datetime) -> Freshness:
+def _freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan, now: datetime) -> Freshness:
     """Whether what is live is as new as the spec asks for."""
     limit = (
         None
@@ -99,30 +35,6 @@ def freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan, 
     )
     since = facts.last_success.finished_at if facts.last_success is not None else None
     return by_age("refresh", since, limit, plan.failure, now)
-
-
-def judge(
-    spec: KnowledgeBaseSpec | None,
-    problem: SpecError | None,
-    facts: ResourceFacts | None,
-    driven: Driven,
-    fresh: Freshness,
-    *,
-    policy: Policy,
-    registry_error: str | None,
-) -> list[Verdict]:
-    """All conditions of a knowledge base."""
-    reconciling, stalled = progress(driven.plan, problem, driven.trouble, Reason.REFRESHING, policy)
-    if registry_error is not None and problem is None:
-        reconciling = verdict("Reconciling", True, Reason.REGISTRY_UNAVAILABLE, registry_error)
-    known = facts or ResourceFacts()
-    return [
-        _ready(known, stalled, reconciling, registry_error),
-        reconciling,
-        stalled,
-        fresh.verdict if facts is not None else verdict("Fresh", None, Reason.REGISTRY_UNAVAILABLE),
-        _evaluation(spec, known, driven.plan),
-    ]
 
 
 def _ready(
@@ -143,6 +55,10 @@ def _ready(
     return verdict("Ready", True, Reason.READY, text)
 
 
+def _conditions(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan) -> list[Verdict]:
+    return [_evaluation(spec, facts, plan)]
+
+
 def _evaluation(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan) -> Verdict:
     if spec is None or spec.evaluation is None:
         return verdict("EvaluationPassed", True, Reason.NO_GATE)
@@ -161,14 +77,7 @@ def _evaluation(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan
     return verdict("EvaluationPassed", True, Reason.GATE_PASSED, text)
 
 
-def failed_gate(evaluated: RunFacts, success: RunFacts | None) -> bool:
-    """Whether the newest evaluation is one that missed a gate, with no success since."""
-    if evaluated.state is not RunState.FAILED or evaluated.error_reason != Reason.EVALUATION_FAILED:
-        return False
-    return success is None or success.started_at < evaluated.started_at
-
-
-def status(body: Body, facts: ResourceFacts, handled: str, due: datetime | None) -> KnowledgeBaseStatus:
+def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | None) -> KnowledgeBaseStatus:
     """The status fields that come from facts."""
     live, last = facts.live, facts.last_success
     result = last.result if last is not None else {}
@@ -186,7 +95,7 @@ def status(body: Body, facts: ResourceFacts, handled: str, due: datetime | None)
         ],
         evaluation=None if evaluated is None else RetrievalScores.model_validate(_readable(evaluated)),
         next_refresh_time=due,
-        last_handled_request=handled,
+        last_handled_request=driven.handled,
         cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
         conditions=[],
     )
@@ -204,3 +113,17 @@ def _summary(run: RunFacts) -> RefreshSummary:
 def _readable(evaluated: Mapping[str, Any]) -> dict[str, Any]:
     """Four digits: no golden set says more. Gates are held against the unrounded scores in the registry."""
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in evaluated.items()}
+
+
+KNOWLEDGE_BASE = Kind(
+    spec=KnowledgeBaseSpec,
+    snapshot=KnowledgeBaseSnapshot,
+    cadence="spec.refresh",
+    schedule=_schedule,
+    gate_seconds=300.0,  # documents and golden set may have been mended
+    working=Reason.REFRESHING,
+    freshness=_freshness,
+    ready=_ready,
+    own_conditions=_conditions,
+    status=_status,
+)
