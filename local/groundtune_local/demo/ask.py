@@ -66,7 +66,7 @@ class SteadyClient:
         self._model = model
         self._question = question
         self._stop = threading.Event()
-        self.pause = 12.0  # training needs the cores too
+        self.pause = 20.0  # training needs the cores too
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.asked = 0
         self.errors: list[str] = []
