@@ -141,8 +141,9 @@ class Story:
         )
         summary = kubectl.get(*_KB.split("/"))["status"]["lastRefresh"]
         self._console.print(
-            f"  version {summary['version']} is live after {seconds:.0f} s: {summary['updated']} document updated, "
-            f"{summary['unchanged']} unchanged, {summary['embeddedChunks']} chunks embedded"
+            f"  version {summary['version']} is live after {seconds:.0f} s; documents updated: {summary['updated']}, "
+            f"unchanged: {summary['unchanged']}; chunks embedded: {summary['embeddedChunks']}",
+            soft_wrap=True,
         )
         answer = ask(client, MODELS["both"], entry["question"])
         tables.print_answers(self._console, entry["question"], new, {"both": answer})
@@ -179,7 +180,8 @@ class Story:
         colour = "red" if steady.errors else "green"
         self._console.print(f"  {before} → {after} after {seconds:.0f} s")
         self._console.print(
-            f"  {steady.asked} requests meanwhile ({answered}), [bold {colour}]failed: {len(steady.errors)}[/]"
+            f"  {steady.asked} requests meanwhile ({answered}), [bold {colour}]failed: {len(steady.errors)}[/]",
+            soft_wrap=True,
         )
         self._report["retrain"] = {
             "seconds": round(seconds, 1),
