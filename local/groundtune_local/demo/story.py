@@ -69,6 +69,7 @@ class Story:
                 self._apply(stack, kubectl)
             with self._chapter("firstReady", "3 · The operator reconciles"):
                 self._first_ready(watch)
+                self._report["adapters"] = [self._evaluation(kubectl)]
             client = self._client(kubectl)
             with self._chapter("questions", "4 · Five questions, asked in four ways"):
                 self._ask_all(client)
@@ -134,7 +135,11 @@ class Story:
         new = old.replace(number[0], str(int(number[0]) + _NEW_PRICE_STEP))
         text = article.read_text(encoding="utf-8")
         article.write_text(text.replace(old, new), encoding="utf-8")
-        self._console.print(f"  {entry['source']}: {old} → {new}")
+        # who changes a fact changes what is expected of retrieval, too
+        golden = stack.data / "volumes" / "support-bot" / "golden.jsonl"
+        expected = golden.read_text(encoding="utf-8")
+        golden.write_text(expected.replace(old, new), encoding="utf-8")
+        self._console.print(f"  {entry['source']} and golden.jsonl: {old} → {new}")
         before = kubectl.get(*_KB.split("/"))["status"]["liveVersion"]
         seconds = self._request(
             kubectl, watch, _KB, lambda found: (found["status"].get("liveVersion") or 0) > before
@@ -191,8 +196,14 @@ class Story:
             "failed": len(steady.errors),
             "errors": steady.errors[:3],
             "answeredBy": dict(steady.adapters),
-            "evaluation": kubectl.get(*_JOB.split("/"))["status"].get("evaluation"),
         }
+        self._report["adapters"].append(self._evaluation(kubectl))
+
+    def _evaluation(self, kubectl: Kubectl) -> dict[str, Any]:
+        """Print and return what the newest adapter was measured to be, beside what it replaces."""
+        found: dict[str, Any] = kubectl.get(*_JOB.split("/"))["status"]["evaluation"]
+        tables.print_evaluation(self._console, found)
+        return found
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
@@ -222,9 +233,8 @@ class Story:
                 f"  Endpoint    {kubectl.get(*_BOT.split('/'))['status']['url']}", soft_wrap=True
             )
             self._console.print(f"  kubectl     export KUBECONFIG={stack.kubeconfig}", soft_wrap=True)
-            self._console.print(
-                f"  Stop        .venv/bin/groundtune down --data-dir {self._data}", soft_wrap=True
-            )
+            self._console.print(f"  groundtune  export GROUNDTUNE_DATA={self._data}", soft_wrap=True)
+            self._console.print("  Stop        .venv/bin/groundtune down", soft_wrap=True)
         else:
             self._console.print(
                 "  make demo KEEP=1 leaves the stack up, with the Prefect UI and the endpoint to try"

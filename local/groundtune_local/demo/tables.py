@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +25,23 @@ def print_answers(console: Console, question: str, fact: str, answers: dict[str,
     console.print(table)
 
 
+def print_evaluation(console: Console, found: dict[str, Any]) -> None:
+    """Held-out results of an adapter, of the base model and of the adapter that it replaces."""
+    measured = {
+        "base": found["base"],
+        "promoted": found.get("promoted"),
+        f"v{found['version']}": found["candidate"],
+    }
+    measured = {name: values for name, values in measured.items() if values}
+    table = Table(title=f"On {found['examples']} held-out examples", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in measured:
+        table.add_column(name, justify="right")
+    for metric in found["candidate"]:
+        table.add_row(metric, *(f"{values[metric]:.3g}" for values in measured.values()))
+    console.print(table)
+
+
 def print_summary(console: Console, facts: dict[str, int], formats: dict[str, int], questions: int) -> None:
     """How often each way had the fact, and the format."""
     table = Table(title="Of the questions above", title_justify="left", title_style="bold")
@@ -30,7 +49,7 @@ def print_summary(console: Console, facts: dict[str, int], formats: dict[str, in
     for way in WAYS:
         table.add_column(way, justify="right")
     table.add_row("has the fact", *(f"{facts[way]} of {questions}" for way in WAYS))
-    table.add_row("has the desk's format", *(f"{formats[way]} of {questions}" for way in WAYS))
+    table.add_row("has the taught format", *(f"{formats[way]} of {questions}" for way in WAYS))
     console.print(table)
 
 
