@@ -128,7 +128,7 @@ def _volume_files(source: Source, volumes: Path, field: str) -> Iterator[tuple[s
     assert source.volume is not None
     root = (volumes / source.volume.claim_name).resolve()
     if not root.is_dir():
-        raise SourceError(f"{_named(source, field)} is not mounted where this run happens")
+        raise SourceError(f"{_named(source, field)} is not mounted where this run happens: no folder {root}")
     base = root / source.volume.path
     if not base.resolve().is_relative_to(root):
         raise SpecError(

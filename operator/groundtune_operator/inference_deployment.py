@@ -218,8 +218,11 @@ def _adapters(spec: InferenceDeploymentSpec | None, resolved: Resolved, seen: Se
     for adapter in spec.adapters:
         target, there = targets.get(adapter.name), loaded.get(adapter.name)
         if target is None:
-            missing = resolved.missing or ("the registry has not been read yet",)
-            why = (resolved.jobs or {}).get(adapter.name) or "; ".join(missing)
+            why = (resolved.jobs or {}).get(adapter.name)
+            missing = [line for line in resolved.missing if line.startswith("spec.adapters")]
+            if why is None and missing:
+                return verdict("AdaptersLoaded", False, Reason.REFERENCE_NOT_FOUND, "; ".join(missing))
+            why = why or "the registry has not been read yet"
             return verdict("AdaptersLoaded", False, Reason.WAITING_FOR_ADAPTER, why)
         if there is not None and there.state == "Failed":
             return verdict("AdaptersLoaded", False, Reason.ADAPTER_FAILED, f"{target.name}: {there.message}")
@@ -236,6 +239,9 @@ def _adapters(spec: InferenceDeploymentSpec | None, resolved: Resolved, seen: Se
 def _knowledge(spec: InferenceDeploymentSpec | None, resolved: Resolved, seen: Seen) -> Verdict:
     if spec is None or not spec.knowledge_bases:
         return verdict("KnowledgeReady", True, Reason.NOT_DECLARED)
+    missing = [line for line in resolved.missing if line.startswith("spec.knowledgeBases")]
+    if missing:
+        return verdict("KnowledgeReady", False, Reason.REFERENCE_NOT_FOUND, "; ".join(missing))
     read = _read(seen)
     for base in spec.knowledge_bases:
         there = read.get(base.name)

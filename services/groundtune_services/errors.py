@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,9 +9,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from vllm.entrypoints.serve import create_error_response
-from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+#: What it raises for a request, by its documentation of `create_error_response`.
+_OF_THE_ENGINE = (
+    VLLMError,
+    EngineDeadError,
+    EngineGenerateError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+)
 
 
 class ApiError(Exception):
@@ -46,16 +56,12 @@ def model_not_found(name: str, known: list[str]) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Add the handlers: the engine's own, then ours for what they leave in other shapes."""
-    init_exception_handler(app)
-    # The engine's handlers read their server's command line; a stack in the log may hold a prompt.
-    app.state.args = SimpleNamespace(log_error_stack=False)
+    """Add the handlers, in place of the engine's own, whose bodies have other types and codes."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(VLLMError, _engine_error)
-    app.add_exception_handler(EngineDeadError, _engine_error)
-    app.add_exception_handler(EngineGenerateError, _engine_error)
+    for error in (*_OF_THE_ENGINE, Exception):
+        app.add_exception_handler(error, _engine_error)
 
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
@@ -84,6 +90,10 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _engine_error(_request: Request, error: Exception) -> JSONResponse:
-    # Not the engine's own handler: that one stops a server that is not there. Serve replaces the replica instead.
-    said = create_error_response(error).error
+    return refused(create_error_response(error))
+
+
+def refused(answer: ErrorResponse) -> JSONResponse:
+    """What the engine refuses, with its status and message."""
+    said = answer.error
     return ApiError(said.code, said.message, param=said.param).response()

@@ -78,7 +78,7 @@ class Gateway:
         body.messages = list(grounding.messages)
         answer = await _until_gone(request, self._engine.chat.create_chat_completion(body, request))
         if isinstance(answer, ErrorResponse):
-            return JSONResponse(answer.model_dump(), status_code=answer.error.code)
+            return errors.refused(answer)
         said = annotation(route.adapter, grounding.corpora, grounding.used)
         head = headers(
             route.adapter,
@@ -95,7 +95,7 @@ class Gateway:
         exchange = self._admit(body, request)
         answer = await _until_gone(request, self._engine.completion.create_completion(body, request))
         if isinstance(answer, ErrorResponse):
-            return JSONResponse(answer.model_dump(), status_code=answer.error.code)
+            return errors.refused(answer)
         head = {"x-groundtune-adapter": exchange.route.adapter or "none"}
         if body.stream:
             return _event_stream(exchange.events(answer, None), head)

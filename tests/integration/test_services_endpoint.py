@@ -229,8 +229,9 @@ def test_bad_input_gets_openais_error_body(world: World, path: str, content: byt
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["message"]
-    assert error["type"]
+    assert error["type"] == "invalid_request_error"
     assert {"param", "code"} <= set(error)
+    assert error["code"] in (None, "model_not_found")
 
 
 def test_an_unknown_model_is_not_found(world: World) -> None:

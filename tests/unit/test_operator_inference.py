@@ -91,7 +91,10 @@ def test_a_missing_reference_is_named_by_its_field() -> None:
     found = resolve(SPEC, "ns", Cache().get, _unread)
     assert found.missing[0].startswith('spec.adapters[0].fineTuneJob: "style"')
     assert found.missing[1].startswith('spec.knowledgeBases[0].name: "docs"')
-    assert _judged(found, Seen(_application(), _readiness()))["Ready"][1] == "ReferenceNotFound"
+    judged = _judged(found, Seen(_application(), _readiness()))
+    assert judged["Ready"][1] == "ReferenceNotFound"
+    assert judged["AdaptersLoaded"] == ("False", "ReferenceNotFound", found.missing[0])
+    assert judged["KnowledgeReady"] == ("False", "ReferenceNotFound", found.missing[1])
 
 
 def test_nothing_is_concluded_before_the_registry_has_spoken() -> None:

@@ -34,7 +34,9 @@ class Embedder:
             ModelError: it can't be found or loaded.
         """
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # weights load within a second; the bar would stand in logs and answers
         folder = resolve_model(spec.model, spec.revision, cache, field="spec.embedding.model")
         try:
             self._model = SentenceTransformer(str(folder), device=None, local_files_only=True)
