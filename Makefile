@@ -1,11 +1,12 @@
 # make demo   set up, and watch the main job from end to end
-# make test   set up, and run all tests: unit, integration with real parts, the demo and the quick start
+# make test   set up, and run the unit and integration tests, with real parts
+# make e2e    set up, and run the demo and the quick start as tests (longer)
 PYTHON ?= python3
 BIN := .venv/bin
 KEEP ?=
-TESTS ?= tests/unit tests/integration tests/e2e
+TESTS ?= tests/unit tests/integration
 
-.PHONY: help setup demo test check format generate
+.PHONY: help setup demo test e2e check format generate
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -18,6 +19,9 @@ demo: setup
 
 test: setup
 	@exec $(BIN)/python -m pytest $(TESTS)
+
+e2e: setup
+	@exec $(BIN)/python -m pytest tests/e2e
 
 check: setup
 	@$(BIN)/ruff check .
