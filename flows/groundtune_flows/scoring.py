@@ -81,7 +81,7 @@ class HeldOut:
 
 
 class Bench:
-    """Measures the base model and adapters on it. An adapter is merged meanwhile, which generates twice as fast."""
+    """Measures the base model and adapters on it. An adapter is merged meanwhile, which spares its own layers."""
 
     def __init__(self, load: Callable[[], Any], held_out: HeldOut) -> None:
         self._load = load

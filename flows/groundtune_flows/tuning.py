@@ -242,7 +242,7 @@ class Tuning:
             known = before.get(of)
             if known is not None:
                 return dict(known["candidate"])
-            self._run.progress("evaluating", percent=100, adapter=adapter_name(self._snapshot.name, of))
+            self._run.progress("evaluating", percent=100)
             return bench.adapter(folder)
 
         of_candidate = measured(version, candidate.folder)
@@ -256,7 +256,7 @@ class Tuning:
         if before:
             of_base = next(iter(before.values()))["base"]
         else:
-            self._run.progress("evaluating", percent=100, adapter="none")
+            self._run.progress("evaluating", percent=100)
             of_base = bench.base()
         results = {
             "version": version,

@@ -234,7 +234,9 @@ class Story:
             )
             self._console.print(f"  kubectl     export KUBECONFIG={stack.kubeconfig}", soft_wrap=True)
             self._console.print(f"  groundtune  export GROUNDTUNE_DATA={self._data}", soft_wrap=True)
-            self._console.print("  Stop        .venv/bin/groundtune down", soft_wrap=True)
+            self._console.print(
+                f"  Stop        .venv/bin/groundtune down --data-dir {self._data}", soft_wrap=True
+            )
         else:
             self._console.print(
                 "  make demo KEEP=1 leaves the stack up, with the Prefect UI and the endpoint to try"
