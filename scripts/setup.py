@@ -3,10 +3,13 @@
 It runs under whatever python3 there is, so it uses the standard library alone.
 """
 
+import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,16 +40,15 @@ def main():
     if run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.9"]) != 0:
         fail("pip could not install uv (see above); is the package index reachable?")
     environment, options = index_options()
-    say("Installing the dependencies")
     command = [
-        *uv("pip", "install"),
+        *uv("pip", "install", "--quiet"),
         *("--editable", "%s[local,dev]" % ROOT),
         *("--override", str(ROOT / "scripts" / "overrides.txt")),
         *("--constraint", str(ROOT / "constraints.txt")),
         *options,
         *torch_options(environment, options),
     ]
-    if run(command, environment) != 0:
+    if watched(command, environment, "Installing the dependencies") != 0:
         fail("the dependencies could not be installed; the lines above say which and why")
     STAMP.write_text(wanted)
 
@@ -105,8 +107,6 @@ def torch_options(environment, options):
 
 
 def check_disk():
-    import shutil
-
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < FREE_GIB and not PYTHON.is_file():
         fail(
@@ -124,6 +124,27 @@ def fingerprint():
 
 def run(command, environment=None):
     return subprocess.run(command, env=environment).returncode
+
+
+def watched(command, environment, title):
+    """Run it, and say how far it is: seconds, and what the disk has taken up since."""
+    began, free = time.monotonic(), shutil.disk_usage(ROOT).free
+    live = sys.stdout.isatty()
+    say(title)
+    process = subprocess.Popen(command, env=environment)
+    told = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        seconds = int(time.monotonic() - began)
+        taken = max(0.0, (free - shutil.disk_usage(ROOT).free) / 1e9)
+        ended = process.returncode is not None
+        if ended or live or seconds - told >= 30:
+            told = seconds
+            text = "  %d:%02d, %.1f GB on the disk" % (seconds // 60, seconds % 60, taken)
+            print(("\r" if live else "") + text, end="" if live and not ended else "\n", flush=True)
+        if ended:
+            return process.returncode
 
 
 def quiet(command, environment):

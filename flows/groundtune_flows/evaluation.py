@@ -120,10 +120,10 @@ async def ask(
 ) -> list[Asked]:
     """Put every question to the version, through the search that serves."""
     expected = find_places(engine, corpus, golden)
+    vectors = embedder.queries([question.question for question in golden.questions])
     answered: list[Asked] = []
     async with search_pool(database_url, size=1) as pool, pool.connection() as connection:
-        for question, places in zip(golden.questions, expected, strict=True):
-            vector = embedder.query(question.question)
+        for question, places, vector in zip(golden.questions, expected, vectors, strict=True):
             hits = await search(connection, corpus, question.question, vector, retrieval, top_k=k)
             found = [
                 frozenset(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import StoppingCriteriaList
 
+from groundtune_flows.cores import SpareCores
 from groundtune_flows.dataset import Example
 from groundtune_flows.encoding import encode, prompt_of
+from groundtune_flows.form import Form, OutOfForm
 from groundtune_flows.training import answer_loss, padded, parts
 
 #: Held-out chats that answers are generated for: the first ones, as generating is slow.
@@ -28,23 +30,24 @@ class HeldOut:
         tokenizer: Any,
         examples: Sequence[Example],
         max_length: int,
-        pattern: str | None,
+        form: Form | None,
         max_new_tokens: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._encoded = [encode(tokenizer, example.messages, max_length) for example in examples]
         self._prompts = [prompt_of(tokenizer, example.messages[:-1]) for example in examples[:GENERATED]]
-        self._pattern = re.compile(pattern, re.DOTALL) if pattern is not None else None
+        self._form = form
+        self._cores = SpareCores()
         self._max_new_tokens = max_new_tokens
 
     def metrics(self, model: Any) -> dict[str, float]:
-        """loss and perplexity of the answers, a token; formatMatch if a pattern is given."""
+        """loss and perplexity of the answers, a token; formatMatch if a form is given."""
         model.eval()
         with torch.inference_mode():
             loss = self._loss(model)
             metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
-            if self._pattern is not None:
-                metrics["formatMatch"] = self._format_match(model, self._pattern)
+            if self._form is not None:
+                metrics["formatMatch"] = self._format_match(model, self._form)
         return metrics
 
     def _loss(self, model: Any) -> float:
@@ -52,11 +55,13 @@ class HeldOut:
         total = 0.0
         for batch in _batches(learned, 16):
             for part in parts({name: values.to(model.device) for name, values in padded(batch).items()}):
+                self._cores.adjust()
                 total += float(answer_loss(model, part))
         return total / max(1, sum(one.answer_tokens for one in learned))
 
-    def _format_match(self, model: Any, pattern: re.Pattern[str]) -> float:
+    def _format_match(self, model: Any, form: Form) -> float:
         matches = 0
+        self._cores.adjust()
         # prompts of similar length side by side: a batch is as wide as its longest
         for prompts in _batches(sorted(self._prompts, key=len), _GENERATION_BATCH):
             tokens = self._tokenizer(
@@ -66,18 +71,23 @@ class HeldOut:
                 padding_side="left",
                 add_special_tokens=False,
             ).to(model.device)
+            width = tokens["input_ids"].shape[1]
             generated = model.generate(
                 input_ids=tokens["input_ids"],
                 attention_mask=tokens["attention_mask"],
                 do_sample=False,
                 max_new_tokens=self._max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
+                stopping_criteria=StoppingCriteriaList(
+                    [OutOfForm(form, self._decoded, width, self._cores.adjust)]
+                ),
             )
-            answers = self._tokenizer.batch_decode(
-                generated[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            matches += sum(pattern.fullmatch(answer.strip()) is not None for answer in answers)
+            matches += sum(map(form.matches, self._decoded(generated[:, width:])))
         return matches / len(self._prompts)
+
+    def _decoded(self, tokens: torch.Tensor) -> list[str]:
+        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
 
 
 class Bench:

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from groundtune.api.fine_tune_job import FineTuneJobSpec, Training
 from groundtune.errors import GroundtuneError, ModelError, SpecError
+from groundtune_flows.cores import SpareCores
 from groundtune_flows.encoding import IGNORED, Encoded
 
 #: Tokens, padding included, in one pass through the model.
@@ -101,6 +102,7 @@ def train(
         GroundtuneError: the loss is not a number any more (reason TrainingDiverged).
     """
     training = spec.training
+    cores = SpareCores()
     torch.manual_seed(training.seed)
     modules: str | list[str] = list(spec.method.target_modules)
     if modules == ["all-linear"]:
@@ -148,6 +150,7 @@ def train(
         report_to=[],
     )
     trainer = _AnswerTrainer(
+        cores,
         model=model,
         args=arguments,
         train_dataset=[[examples[number] for number in batch] for batch in batches],
@@ -233,11 +236,12 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class _AnswerTrainer(Trainer):  # type: ignore[misc]
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, cores: SpareCores, **arguments: Any) -> None:
         super().__init__(**arguments)
         # losses are divided by all the answer tokens of a step, over all its accumulated batches
         self.model_accepts_loss_kwargs = True
         self.tokens = 0
+        self._cores = cores
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
@@ -246,6 +250,7 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=inputs["labels"].device)
         for part in parts(inputs):
+            self._cores.adjust()
             with self.compute_loss_context_manager():
                 loss = answer_loss(model, part) / num_items_in_batch
             self.accelerator.backward(loss)

@@ -6,7 +6,6 @@ import gc
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from groundtune.snapshots import FineTuneJobSnapshot
 from groundtune_flows.adapter_files import AdapterFiles, package_versions
 from groundtune_flows.dataset import Dataset, Problem, leaks, load_dataset, require_valid
 from groundtune_flows.encoding import Encoded, encode, load_tokenizer
+from groundtune_flows.form import Form
 from groundtune_flows.gates import Outcome, judge
 from groundtune_flows.run import Run
 from groundtune_flows.scoring import GENERATED, Bench, HeldOut
@@ -60,6 +60,7 @@ class Tuning:
         self._engine = run.engine
         self._snapshot = snapshot
         self._spec = snapshot.spec
+        self._form: Form | None = None
         self._files = AdapterFiles(settings().artifacts, snapshot.namespace, snapshot.name)
 
     def run(self) -> None:
@@ -101,7 +102,7 @@ class Tuning:
         held_out = None
         if evaluation is not None:
             if evaluation.format_pattern is not None:
-                _check_pattern(evaluation.format_pattern)
+                self._form = Form(evaluation.format_pattern)
             held_out = load_dataset(evaluation.dataset, volumes, field="spec.evaluation.dataset")
         self._require(training.problems, training, "spec.dataset")
         if held_out is not None:
@@ -233,7 +234,7 @@ class Tuning:
                 self._tokenizer,
                 held_out.examples,
                 self._spec.training.max_sequence_length,
-                evaluation.format_pattern,
+                self._form,
                 evaluation.max_new_tokens,
             ),
         )
@@ -349,15 +350,6 @@ class Tuning:
 
     def _table(self, what: str, rows: list[dict[str, Any]], description: str) -> None:
         create_table_artifact(table=rows, key=self._run.artifact_key(what), description=description)
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise SpecError(
-            f"spec.evaluation.formatPattern: {pattern!r} is not a regular expression: {error}"
-        ) from error
 
 
 def _rows(metrics: dict[str, Any], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -42,6 +42,17 @@ class Kubectl:
             raise StackError(f"kubectl {arguments[0]}: {done.stderr.strip()}")
         return done.stdout
 
+    def watch(self, *resource: str) -> subprocess.Popen[str]:
+        """`kubectl get --watch` of one resource: its JSON documents, one after another, on standard output."""
+        return subprocess.Popen(
+            [*self._command, "get", *resource, "--watch", "--output", "json"],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object."""
         loaded: dict[str, Any] = json.loads(self.run("get", kind, name, "--output", "json"))

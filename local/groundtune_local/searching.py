@@ -9,7 +9,7 @@ from typing import Any
 
 from groundtune.api import KnowledgeBaseSpec
 from groundtune.retrieval.embedding import Embedder
-from groundtune.retrieval.search import Hit, live_corpus, search, search_pool
+from groundtune.retrieval.search import Hit, embedding_of, live_corpus, search, search_pool
 from groundtune.settings import settings
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError
@@ -33,7 +33,6 @@ async def answer(
     """
     found = Kubectl(stack).get("kb", knowledge_base)
     spec = KnowledgeBaseSpec.model_validate(found["spec"])
-    embedder = Embedder(spec.embedding, settings().models)
     url = stack.database_url("groundtune_reader_login", "groundtune_reader")
     async with search_pool(url, size=1) as pool, pool.connection() as connection:
         corpus = await live_corpus(connection, found["metadata"]["uid"])
@@ -41,11 +40,11 @@ async def answer(
             raise StackError(
                 f"knowledge base {knowledge_base!r} has no live version yet; see: kubectl get kb"
             )
+        embedder = Embedder(await embedding_of(connection, corpus), settings().models)
+        vectors = embedder.queries([question.text for question in questions])
         return [
-            await search(
-                connection, corpus, question.text, embedder.query(question.text), spec.retrieval, top_k
-            )
-            for question in questions
+            await search(connection, corpus, question.text, vector, spec.retrieval, top_k)
+            for question, vector in zip(questions, vectors, strict=True)
         ]
 
 

@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from groundtune.api.knowledge_base import Embedding
 from groundtune.errors import GroundtuneError
 from groundtune.retrieval.embedding import Embedder, Vectors
-from groundtune.retrieval.search import Corpus, Hit, live_corpus, search
+from groundtune.retrieval.search import Corpus, Hit, embedding_of, live_corpus, search
 from groundtune.serving import KnowledgeReadiness, KnowledgeTarget
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Knowledge:
             corpus = await live_corpus(connection, target.uid)
             if corpus is None:
                 return Found(None, [])
-            embedding = await self._embedding_of(connection, corpus, target)
+            embedding = await self._embedding_of(connection, corpus)
         # No connection is held meanwhile: there are fewer of them than questions under load.
         vector = await self._vector(embedding, question)
         async with self._pool.connection() as connection:
@@ -166,18 +166,12 @@ class Knowledge:
             )
 
     async def _embedding_of(
-        self, connection: AsyncConnection[tuple[object, ...]], corpus: Corpus, target: KnowledgeTarget
+        self, connection: AsyncConnection[tuple[object, ...]], corpus: Corpus
     ) -> Embedding:
         """What the space was made with: after a go-live, that may be ahead of what was declared."""
         known = self._spaces.get(corpus.space_id)
         if known is None:
-            cursor = await connection.execute(
-                "SELECT recipe -> 'embedding' FROM groundtune.spaces WHERE id = %s", (corpus.space_id,)
-            )
-            row = await cursor.fetchone()
-            recipe = row[0] if row is not None else None
-            known = target.embedding if recipe is None else Embedding.model_validate(recipe)
-            self._spaces[corpus.space_id] = known
+            known = self._spaces[corpus.space_id] = await embedding_of(connection, corpus)
         return known
 
     async def _vector(self, embedding: Embedding, question: str) -> Vectors:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 GROUP = "groundtune.io"
@@ -21,6 +23,21 @@ NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 def cel(rule: str, message: str) -> dict[str, str]:
     """One `x-kubernetes-validations` entry."""
     return {"rule": rule, "message": message}
+
+
+def exactly_one(*fields: str, what: str) -> dict[str, str]:
+    """A rule for an object that has to have one of the fields; where it has several, the message names them.
+
+    Args:
+        what: noun for what the fields are.
+    """
+    listed = ", ".join(f"has(self.{field}) ? '{field}' : ''" for field in fields)
+    given = f"[{listed}].filter(x, x != '')"
+    message = f"give exactly one {what}: {' or '.join(fields)}"
+    return cel(f"{given}.size() == 1", message) | {
+        "messageExpression": f"'{message}; there ' + "
+        f"({given}.size() == 0 ? 'is none' : 'are ' + {given}.join(' and '))"
+    }
 
 
 def rules(*entries: dict[str, str]) -> dict[str, Any]:
@@ -56,19 +73,54 @@ _CRON_PATTERN = (
     + r")$"
 )
 
-Cron = Annotated[str, Field(min_length=9, max_length=120, pattern=_CRON_PATTERN)]
+
+def _worded(pattern: str, message: str, *more: str) -> tuple[Any, Any]:
+    """What a string has to match, refused in words: a schema's `pattern` would show people the expression itself.
+
+    Args:
+        more: CEL expressions that have to hold too.
+    """
+
+    def check(value: str) -> str:
+        if re.search(pattern, value) is None:
+            raise ValueError(message)
+        return value
+
+    rule = " && ".join([f"self.matches({json.dumps(pattern)})", *more])
+    return AfterValidator(check), Field(json_schema_extra=rules(cel(rule, message)))
+
+
+Cron = Annotated[
+    str,
+    Field(min_length=1, max_length=120),
+    *_worded(
+        _CRON_PATTERN,
+        "has to be five cron fields, such as 0 */6 * * *: minute, hour, day of month, month, day of week",
+    ),
+]
 TimeZone = Annotated[
-    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*$")
+    str,
+    Field(min_length=1, max_length=64),
+    *_worded(
+        r"^[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*$",
+        "has to be a time zone of the IANA database, such as Europe/Berlin",
+        # fails where the zone is not known
+        "timestamp('2000-01-01T00:00:00Z').getHours(self) >= 0",
+    ),
 ]
 #: Go-style, as Kubernetes users write it: `90s`, `12h`, `1h30m`, `7d`.
-Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$")]
+Duration = Annotated[
+    str,
+    Field(min_length=1, max_length=32),
+    *_worded(r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "has to be a duration, such as 90s, 12h, 1h30m or 7d"),
+]
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 ModelUri = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=512,
-        pattern=r"^(hf://[\w.-]+/[\w.-]+|package://[A-Za-z0-9._-]+|file:///.*)$",
+    Field(min_length=1, max_length=512),
+    *_worded(
+        r"^(hf://[\w.-]+/[\w.-]+|package://[A-Za-z0-9._-]+|file:///.*)$",
+        "has to be hf://ORGANIZATION/NAME, package://NAME or file:///PATH",
     ),
 ]
 RelativePath = Annotated[str, Field(max_length=512, pattern=r"^([^/].*)?$")]
@@ -106,12 +158,7 @@ class Source(ApiModel):
     """Where content comes from: exactly one kind of source an entry."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "[has(self.volume), has(self.object)].filter(x, x).size() == 1",
-                "give exactly one kind of source in an entry: volume or object",
-            )
-        )
+        json_schema_extra=rules(exactly_one("volume", "object", what="kind of source in an entry"))
     )
 
     volume: VolumeSource | None = Field(None, description="Files on a PersistentVolumeClaim.")

@@ -20,6 +20,7 @@ from groundtune.api.common import (
     Source,
     TimeZone,
     cel,
+    exactly_one,
     rules,
 )
 
@@ -108,12 +109,7 @@ class Gate(ApiModel):
     """One thing that a candidate adapter has to reach."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "[has(self.atLeast), has(self.atMost), has(self.betterThan)].filter(x, x).size() == 1",
-                "give exactly one of atLeast, atMost and betterThan",
-            )
-        )
+        json_schema_extra=rules(exactly_one("atLeast", "atMost", "betterThan", what="bound in a gate"))
     )
 
     metric: Literal["loss", "perplexity", "formatMatch"] = Field(
@@ -250,7 +246,8 @@ class FineTuneJob(Resource):
         Column(
             "Latest", "integer", ".status.latestVersion", "Newest registered adapter version.", priority=1
         ),
-        Column("Progress", "integer", ".status.progress.percent", "Percent of the run in hand."),
+        Column("Stage", "string", ".status.progress.stage", "What the run in hand is doing."),
+        Column("Percent", "integer", ".status.progress.percent", "Percent of the training that is done."),
         Column(
             "Fresh", "string", '.status.conditions[?(@.type=="Fresh")].status', "Whether it is up to date."
         ),

@@ -70,8 +70,12 @@ class Embedder:
 
     def query(self, text: str) -> Vectors:
         """Vector of a question, shape (dimensions,)."""
-        row: Vectors = self._encode([self._spec.query_prefix + text])[0]
+        row: Vectors = self.queries([text])[0]
         return row
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of questions, shape (len(texts), dimensions): many at a time cost a fraction of one by one."""
+        return self._encode([self._spec.query_prefix + text for text in texts])
 
     def _encode(self, texts: list[str]) -> Vectors:
         # sentence-transformers sorts by length itself, so that a batch wastes little padding

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
-from groundtune.api.knowledge_base import Retrieval
+from groundtune.api.knowledge_base import Embedding, Retrieval
 from groundtune.registry.spaces import chunk_table
 from groundtune.retrieval.embedding import Vectors
 
@@ -81,6 +81,21 @@ async def live_corpus(connection: AsyncConnection[tuple[object, ...]], kb_uid: s
     )
     row = await cursor.fetchone()
     return None if row is None else Corpus(space_id=int(str(row[0])), version=int(str(row[1])))
+
+
+async def embedding_of(connection: AsyncConnection[tuple[object, ...]], corpus: Corpus) -> Embedding:
+    """The model that the corpus's vectors were made with, which may not be the one that is declared now.
+
+    Raises:
+        LookupError: there is no such space.
+    """
+    cursor = await connection.execute(
+        "SELECT recipe -> 'embedding' FROM groundtune.spaces WHERE id = %s", (corpus.space_id,)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise LookupError(f"space {corpus.space_id} is not there")
+    return Embedding.model_validate(row[0])
 
 
 async def search(

@@ -62,23 +62,12 @@ class Story:
             with self._chapter("start", "1 · Bringing up the stack"):
                 lifecycle.follow(self._data, supervisor, print_part)
             kubectl = Kubectl(stack)
-            watch = Watch(kubectl, self._console, began)
             with self._chapter(
                 "apply", "2 · kubectl apply: a KnowledgeBase, a FineTuneJob, an InferenceDeployment"
             ):
                 self._apply(stack, kubectl)
-            with self._chapter("firstReady", "3 · The operator reconciles"):
-                self._first_ready(watch)
-                self._report["adapters"] = [self._evaluation(kubectl)]
-            client = self._client(kubectl)
-            with self._chapter("questions", "4 · Five questions, asked in four ways"):
-                self._ask_all(client)
-            with self._chapter("refresh", "5 · An article changes"):
-                self._change_price(stack, kubectl, watch, client)
-            with self._chapter(
-                "retrain", "6 · The desk adds examples: the adapter is trained again and swapped in"
-            ):
-                self._retrain(stack, kubectl, watch, client)
+            with Watch(kubectl, self._console, began) as watch:
+                self._run_the_loop(stack, kubectl, watch)
             self._report["seconds"]["total"] = round(time.monotonic() - began, 1)
             self._write_report()
             self._print_places(stack, kubectl)
@@ -87,6 +76,20 @@ class Story:
             if not (self._keep and completed):
                 with self._console.status("Stopping everything"):
                     lifecycle.shut_down(self._data)
+
+    def _run_the_loop(self, stack: Stack, kubectl: Kubectl, watch: Watch) -> None:
+        with self._chapter("firstReady", "3 · The operator reconciles"):
+            self._first_ready(watch)
+            self._report["adapters"] = [self._evaluation(kubectl)]
+        client = self._client(kubectl)
+        with self._chapter("questions", "4 · Five questions, asked in four ways"):
+            self._ask_all(client)
+        with self._chapter("refresh", "5 · An article changes"):
+            self._change_price(stack, kubectl, watch, client)
+        with self._chapter(
+            "retrain", "6 · The desk adds examples: the adapter is trained again and swapped in"
+        ):
+            self._retrain(stack, kubectl, watch, client)
 
     # -- chapters -----------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +18,11 @@ Objects = dict[str, dict[str, Any]]
 
 RESOURCES = ("kb/support-docs", "ftj/support-voice", "infd/support-bot")
 
+_RETRY_SECONDS = 1.0
+
 
 class Watch:
-    """Prints `kubectl get` rows when they change, until something holds."""
+    """Prints `kubectl get` rows when they change, until something holds. A context manager."""
 
     def __init__(self, kubectl: Kubectl, console: Console, started: float) -> None:
         self._kubectl = kubectl
@@ -26,7 +30,22 @@ class Watch:
         self._started = started
         self._rows: dict[str, str] = {}
         self._headers: set[str] = set()
-        self._versions: list[str] = []
+        self._changed = threading.Condition()
+        self._objects: Objects = {}
+        self._printed: list[str] = []
+        self._watching: dict[str, subprocess.Popen[str]] = {}
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Watch:
+        """Follow the resources, which have to be there, from now on."""
+        for name in RESOURCES:
+            threading.Thread(target=self._follow, args=(name,), daemon=True, name=f"watch {name}").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for process in self._watching.values():
+            process.terminate()
 
     def until(self, what: str, holds: Callable[[Objects], bool], *, seconds: float = 600) -> float:
         """Seconds it took.
@@ -36,25 +55,33 @@ class Watch:
         """
         began = time.monotonic()
         while True:
-            objects = self._objects()
-            versions = [found["metadata"]["resourceVersion"] for found in objects.values()]
-            if versions != self._versions:
-                self._versions = versions
-                self._print_changes()
-            if holds(objects):
-                return time.monotonic() - began
-            for name, found in objects.items():
-                stalled = condition(found, "Stalled")
-                if stalled.get("status") == "True":
-                    raise StackError(f"{name} is stalled: {stalled.get('reason')}: {stalled.get('message')}")
-            if time.monotonic() - began > seconds:
+            with self._changed:
+                objects = dict(self._objects)
+            if len(objects) == len(RESOURCES):
+                versions = [objects[name]["metadata"]["resourceVersion"] for name in RESOURCES]
+                if versions != self._printed:
+                    self._printed = versions
+                    self._print_changes()
+                if holds(objects):
+                    return time.monotonic() - began
+                _require_progress(objects)
+            left = seconds - (time.monotonic() - began)
+            if left <= 0:
                 said = "; ".join(f"{name}: {condition(found, 'Ready')}" for name, found in objects.items())
                 raise StackError(f"waited {seconds:.0f} s for {what}: {said}")
-            time.sleep(1)
+            with self._changed:
+                self._changed.wait_for(lambda seen=objects: self._objects != seen, timeout=left)  # type: ignore[misc]
 
-    def _objects(self) -> Objects:
-        listed = json.loads(self._kubectl.run("get", *RESOURCES, "--output", "json"))["items"]
-        return dict(zip(RESOURCES, listed, strict=True))
+    def _follow(self, name: str) -> None:
+        while not self._closed.is_set():
+            process = self._watching[name] = self._kubectl.watch(name)
+            assert process.stdout is not None
+            for found in _documents(process.stdout):
+                with self._changed:
+                    self._objects[name] = found
+                    self._changed.notify_all()
+            process.wait()  # the API server ends a watch now and then
+            self._closed.wait(_RETRY_SECONDS)
 
     def _print_changes(self) -> None:
         header = ""
@@ -74,6 +101,23 @@ class Watch:
                     self._console.print(
                         f"  {minutes}:{seconds:02d}  {_narrow(row)}", soft_wrap=True, markup=False
                     )
+
+
+def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """JSON objects as kubectl prints them: indented, each closed by a brace that stands alone in its line."""
+    pending: list[str] = []
+    for line in lines:
+        pending.append(line)
+        if line.rstrip("\n") == "}":
+            yield json.loads("".join(pending))
+            pending = []
+
+
+def _require_progress(objects: Objects) -> None:
+    for name, found in objects.items():
+        stalled = condition(found, "Stalled")
+        if stalled.get("status") == "True":
+            raise StackError(f"{name} is stalled: {stalled.get('reason')}: {stalled.get('message')}")
 
 
 def _narrow(row: str) -> str:

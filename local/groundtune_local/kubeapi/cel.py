@@ -31,6 +31,8 @@ from groundtune_local.kubeapi.schema import (
 from groundtune_local.kubeapi.validation import quoted, type_name
 
 _OLD_SELF = re.compile(r"\boldSelf\b")
+#: How the library shows a string inside its own messages.
+_WRAPPED = re.compile(r"StringType\('(.*?)'\)")
 _RESERVED = {
     *("true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if"),
     *("import", "let", "loop", "package", "namespace", "return", "var", "void", "while"),
@@ -60,6 +62,8 @@ def check_rules(obj: Obj, schema: Schema, old: Obj | None) -> list[Cause]:
 
 
 def _walk(value: Any, schema: Schema, path: str, old: Any) -> Iterator[Cause]:
+    if value is None:
+        return  # a null is its parent's matter, as in the API server
     rules = schema.get(VALIDATIONS) or ()
     unchanged = bool(rules) and old is not None and value == old
     for rule in rules:
@@ -102,7 +106,8 @@ def _rule(rule: Obj, value: Any, schema: Schema, path: str, old: Any) -> Iterato
         holds = evaluate(expression, variables)
     except CelError as exc:
         shown = quoted(_shown(value))
-        yield Cause("FieldValueInvalid", where, f"Invalid value: {shown}: rule could not be evaluated: {exc}")
+        stated = rule.get("message") or rule["rule"].strip()
+        yield Cause("FieldValueInvalid", where, f"Invalid value: {shown}: {exc} evaluating rule: {stated}")
         return
     if holds is not True and not (isinstance(holds, celtypes.BoolType) and holds):
         message = _message(rule, variables)
@@ -132,7 +137,7 @@ def evaluate(expression: str, variables: dict[str, Any]) -> Any:
         text = detail[0] if isinstance(detail, tuple) and detail else exc.args[0]
         if isinstance(text, str) and text.startswith("undeclared"):
             text = text.partition(" (in activation")[0]
-        raise CelError(str(text)) from exc
+        raise CelError(_WRAPPED.sub(r"\1", str(text))) from exc
 
 
 @lru_cache(maxsize=1024)

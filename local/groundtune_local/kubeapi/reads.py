@@ -159,9 +159,10 @@ class Watch:
                     continue  # more may have come while this was sent
                 if loop.time() >= end:
                     break
-                if self._bookmarks and loop.time() >= bookmark_at:
+                if loop.time() >= bookmark_at:
                     bookmark_at = loop.time() + _BOOKMARK_SECONDS
-                    yield self._bookmark(version)
+                    if self._bookmarks:
+                        yield self._bookmark(version)
                 await self._wait(waker, min(end, bookmark_at) - loop.time())
         if self._bookmarks:
             yield self._bookmark(version)
