@@ -1,12 +1,11 @@
 # make demo   set up, and watch the main job from end to end
-# make test   set up, and run the unit and integration tests, with real parts
-# make e2e    set up, and run the demo and the quick start as tests (longer)
+# make test   set up, and run all tests, with real parts (some of them: make test TESTS=tests/unit)
 PYTHON ?= python3
 BIN := .venv/bin
 KEEP ?=
-TESTS ?= tests/unit tests/integration
+TESTS ?=
 
-.PHONY: help setup demo test e2e check format generate
+.PHONY: help setup demo test check format generate
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -17,11 +16,14 @@ setup:
 demo: setup
 	@exec $(BIN)/python -m groundtune_local.demo $(if $(KEEP),--keep)
 
+# Tests that wait for processes share the cores well; the demo's path needs both to itself.
 test: setup
-	@exec $(BIN)/python -m pytest $(TESTS)
-
-e2e: setup
+ifeq ($(strip $(TESTS)),)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/integration
 	@exec $(BIN)/python -m pytest tests/e2e
+else
+	@exec $(BIN)/python -m pytest $(TESTS)
+endif
 
 check: setup
 	@$(BIN)/ruff check .
