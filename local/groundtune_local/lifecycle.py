@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from pathlib import Path
 from groundtune_local import processes
 from groundtune_local.stack import Stack, StackError, port_is_free
 from groundtune_local.supervisor import PartState, lock
+
+#: What the stack itself needs to begin with: databases, logs, and models the first time.
+_FREE_GIB = 1
 
 Report = Callable[[str, PartState], None]
 
@@ -100,11 +104,12 @@ def open_stack(data: Path, context: str | None, *, new_ports: bool) -> Stack:
     """The stack to start, with free ports.
 
     Raises:
-        StackError: it runs already, or a port is taken and `new_ports` is off.
+        StackError: it runs already, the disk is full, or a port is taken and `new_ports` is off.
     """
     if running(data):
         raise StackError(f"the stack in {data} is running; see it with: groundtune status --data-dir {data}")
     first = not Stack.recorded(data)
+    _require_disk(data)
     stack = Stack.open(data, context)
     taken = [name for name, port in stack.ports.items() if not port_is_free(port)]
     if taken and (new_ports or first):
@@ -116,6 +121,16 @@ def open_stack(data: Path, context: str | None, *, new_ports: bool) -> Stack:
             f"port {listed} is taken by another program; stop it, or take others with --new-ports"
         )
     return stack
+
+
+def _require_disk(data: Path) -> None:
+    there = next(folder for folder in (data, *data.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free / 2**30
+    if free < _FREE_GIB:
+        raise StackError(
+            f"{free:.1f} GiB are free on the disk of {data} and {_FREE_GIB} are needed; free some, or take a folder "
+            "on another disk with --data-dir"
+        )
 
 
 def shut_down(data: Path, *, grace: float = 90) -> bool:

@@ -287,7 +287,7 @@ def serving(folder: Path) -> Iterator[World]:
                 assert ray.poll() is None, log.read_text()[-3000:]
                 return _answers(world)
 
-            wait_for(up, "Ray's dashboard answers")
+            wait_for(up, "Serve is up")
             world.apply(ServedSet())
             world.wait_ready(_READY_SECONDS)
             yield world
@@ -320,9 +320,9 @@ def _cluster(command: list[str], log: Path, environment: dict[str, str]) -> Iter
 
 
 def _answers(world: World) -> bool:
+    """Whether Serve runs: its API answers before that, and an application would start a second Serve beside."""
     try:
-        return httpx.get(
-            f"{world.dashboard_url}/api/serve/applications/", headers=world.headers, timeout=10
-        ).is_success
+        said = httpx.get(f"{world.dashboard_url}/api/serve/applications/", headers=world.headers, timeout=10)
     except httpx.TransportError:
         return False
+    return said.is_success and bool(said.json().get("proxies"))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,16 @@ def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
         moved = lifecycle.open_stack(tmp_path, None, new_ports=True)
     assert moved.ports["prefect"] != stack.ports["prefect"]
     assert moved.ports["postgres"] == stack.ports["postgres"]
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20)
+    monkeypatch.setattr("groundtune_local.lifecycle.shutil.disk_usage", lambda _: full)
+    with pytest.raises(
+        StackError, match=r"0\.0 GiB are free on the disk of .*new/stack and 1 are needed.*--data-dir"
+    ):
+        lifecycle.open_stack(tmp_path / "new" / "stack", None, new_ports=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_stacks_have_ports_of_their_own(tmp_path: Path) -> None:
