@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,13 +19,17 @@ from groundtune_operator.clients.http import BackendError, call
 
 logger = logging.getLogger(__name__)
 
+_LOGIN = threading.Lock()
 _MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 _PAGE = 500
 
 
 def login(**options: Any) -> kopf.ConnectionInfo | None:
     """Credentials as the official client finds them: the pod's own, else the kubeconfig's current context."""
-    return kopf.login_via_client(**options)
+    # The client hands out the file of a kubeconfig's certificate before it has written it, and kopf and the
+    # operator's own calls ask at the same time.
+    with _LOGIN:
+        return kopf.login_via_client(**options)
 
 
 def _credentials() -> kopf.ConnectionInfo:
