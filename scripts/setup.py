@@ -40,13 +40,13 @@ def main():
     if run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.9"]) != 0:
         fail("pip could not install uv (see above); is the package index reachable?")
     environment, options = index_options()
+    install_torch(environment, options)
     command = [
         *uv("pip", "install", "--quiet"),
         *("--editable", "%s[local,dev]" % ROOT),
         *("--override", str(ROOT / "scripts" / "overrides.txt")),
         *("--constraint", str(ROOT / "constraints.txt")),
         *options,
-        *torch_options(environment, options),
     ]
     if watched(command, environment, "Installing the dependencies") != 0:
         fail("the dependencies could not be installed; the lines above say which and why")
@@ -91,19 +91,18 @@ def pip_setting(key):
     return []
 
 
-def torch_options(environment, options):
-    """Where the CPU build of torch comes from, if from anywhere."""
-    installed = [str(PYTHON), "-c", "import torch"]
-    if subprocess.run(installed, capture_output=True).returncode == 0:
-        return []
-    probe = [*uv("pip", "install"), "--dry-run", "--no-deps", "--quiet", *options]
-    if quiet([*probe, TORCH + "+cpu"], environment):
-        return []
-    backend = ["--torch-backend", "cpu"]
-    if quiet([*probe, *backend, TORCH], environment):
-        return backend
+def install_torch(environment, options):
+    """The CPU build of torch, if it is to be had anywhere: then it is there before anything asks for torch."""
+    if subprocess.run([str(PYTHON), "-c", "import torch"], capture_output=True).returncode == 0:
+        return
+    # Alone, as what else the index of CPU builds has is not what the rest is resolved with.
+    alone = [*uv("pip", "install"), "--no-deps", "--quiet"]
+    say("Looking for the CPU build of torch")
+    if quiet([*alone, *options, TORCH + "+cpu"], environment):
+        return
+    if quiet([*alone, "--torch-backend", "cpu", TORCH], environment):
+        return
     say("No CPU build of torch is to be had here: taking the default one, with about 3 GB of GPU libraries")
-    return []
 
 
 def check_disk():
@@ -141,7 +140,9 @@ def watched(command, environment, title):
         ended = process.returncode is not None
         if ended or live or seconds - told >= 30:
             told = seconds
-            text = "  %d:%02d, %.1f GB on the disk" % (seconds // 60, seconds % 60, taken)
+            text = "  %d:%02d" % (seconds // 60, seconds % 60)
+            if taken >= 0.1:
+                text += ", %.1f GB on the disk" % taken
             print(("\r" if live else "") + text, end="" if live and not ended else "\n", flush=True)
         if ended:
             return process.returncode
