@@ -167,11 +167,11 @@ class Refresh:
             self._run.state = RunState.UNCHANGED
             return
         if evaluation is not None and golden is not None:
-            scores = self._scores(candidate, evaluation, golden)
             before = None
             other = self._live if self._live is not None and self._live.version != version else None
             if other is not None and evaluation.gates.max_regression is not None:
                 before = self._scores(other, evaluation, golden)
+            scores = self._scores(candidate, evaluation, golden)  # last: its table is the one to be seen
             self._run.result["evaluation"] = _shown(version, evaluation.k, golden, scores)
             failed = failed_gates(scores, before, evaluation.gates, evaluation.k)
             if failed:

@@ -20,6 +20,7 @@ from groundtune.api import GROUP, KINDS
 from groundtune.api.crd import crd_files
 from groundtune.names import WORK_POOL
 from groundtune.registry.database import migrate
+from groundtune_local import prefect_logging
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError, write_private
 
@@ -192,6 +193,8 @@ def _server_environment(stack: Stack) -> Environment:
     environment = _prefect_environment(stack)
     for name in ("PREFECT_API_URL", "GROUNDTUNE_DATABASE_URL", "RAY_AUTH_TOKEN"):
         environment[name] = ""  # it needs none of them
+    environment["PREFECT_UI_API_URL"] = f"{stack.prefect_url}/api"  # what the pages in a browser ask
+    environment["PREFECT_LOGGING_SETTINGS_PATH"] = str(prefect_logging.SETTINGS)
     # What looks every five seconds for something that hardly ever is there takes turns away from training.
     for service in ("LATE_RUNS", "PAUSE_EXPIRATIONS", "CLEANUP_RECONCILER"):
         environment[f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS"] = "30"

@@ -315,6 +315,16 @@ class World:
         )
         return found
 
+    def scheduled(self, name: str) -> list[str]:
+        """When the runs that Prefect's scheduler has made ahead for a resource are to start, soonest first."""
+        body = {
+            "deployments": {"name": {"any_": [f"{self.namespace}.{name}"]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": ["auto-scheduled"]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        found = self.prefect.post("/flow_runs/filter", json=body).raise_for_status().json()
+        return [run["expected_start_time"] for run in found]
+
     def wait_runs(self, kind: str, name: str, count: int) -> dict[str, Any]:
         """The newest run, once there are so many."""
         return eventually(

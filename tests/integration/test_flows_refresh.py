@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flows_platform import Platform, platform
 from sqlalchemy import Engine, text
@@ -217,6 +218,23 @@ def test_only_a_version_that_answers_goes_live(base: Base) -> None:
         "SELECT version, state FROM groundtune.corpus_versions WHERE kb_uid = :uid ORDER BY version"
     )
     assert [row["state"] for row in states] == ["superseded", "live"]
+
+
+def test_the_table_of_questions_is_of_the_newest_version(base: Base, platform: Platform) -> None:
+    base.write("plans.md", "# Plans\n\nThe Studio plan costs 34 euros a month.")
+    base.write("hub.md", "# Hub\n\nThe hub pairs with a violet light.")
+    asked = ("What does the Studio plan cost?", "plans.md", "costs 34 euros")
+    golden(base, asked, gates={"maxRegression": 1})
+    base.refresh()
+    base.write("plans.md", "# Plans\n\nThe Studio plan costs 35 euros a month.")
+    golden(
+        base, ("What does the Studio plan cost?", "plans.md", "costs 36 euros"), gates={"maxRegression": 1}
+    )
+    base.refresh()  # measures the live version with the new questions, too
+    filters = {"artifacts": {"key": {"any_": ["tests-docs-questions"]}}}
+    response = httpx.post(f"{platform.prefect_url}/artifacts/latest/filter", json=filters)
+    (table,) = response.raise_for_status().json()
+    assert table["description"] == "Questions that corpus version 2 answers worst"
 
 
 def test_a_new_recipe_is_built_beside_the_old_and_a_killed_one_goes_on(

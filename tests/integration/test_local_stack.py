@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from groundtune_local import lifecycle, processes
@@ -55,6 +56,12 @@ def test_it_comes_up_with_a_line_for_each_part(up: str, data: Path) -> None:
     for title in ("Postgres", "Prefect server", "Prefect worker", "Ray", "Control plane", "Operator"):
         assert f"✓ {title}" in up
     assert _groundtune("status", "--data-dir", str(data)).returncode == 0
+
+
+def test_the_pages_of_prefect_ask_this_prefect(up: str, data: Path) -> None:
+    url = Stack.load(data).prefect_url
+    assert httpx.get(f"{url}/ui-settings").json()["api_url"] == f"{url}/api"
+    assert httpx.get(f"{url}/dashboard").is_success
 
 
 def test_env_says_where_everything_is(up: str, data: Path) -> None:

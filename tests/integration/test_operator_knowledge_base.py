@@ -57,6 +57,9 @@ def test_a_first_refresh_makes_it_ready(world: World) -> None:
     assert deployment["work_pool_name"] == "groundtune"
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["schedules"][0]["schedule"]["timezone"] == "Europe/Berlin"
+    # A schedule that Prefect makes no run of would be one in name only.
+    ahead = eventually(lambda: world.scheduled("first") or None, "Prefect makes the next runs")
+    assert status["nextRefreshTime"] == ahead[0].replace("+00:00", "Z")
     eventually(lambda: {"VersionLive", "RefreshFinished", "Ready"} <= set(world.events("first")), "events")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, func, or_, select, text
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import aliased
 
 from groundtune.registry.spaces import chunk_table
@@ -179,7 +178,7 @@ def _newest_runs(connection: Connection, uids: Sequence[str]) -> dict[str, tuple
 def _newest_run_each(connection: Connection, uids: Sequence[str], condition: Any) -> dict[str, RunFacts]:
     rows = connection.execute(
         select(RunRow.__table__)
-        .ext(distinct_on(RunRow.resource_uid))
+        .distinct(RunRow.resource_uid)
         .where(RunRow.resource_uid.in_(uids), condition)
         .order_by(RunRow.resource_uid, RunRow.started_at.desc())
     )
