@@ -1,17 +1,24 @@
 # make demo   set up, and watch the main job from end to end
 # make test   set up, and run all tests, with real parts (some of them: make test TESTS=tests/unit)
+# make bench-NAME  compare with peers, in one run: ingest
 PYTHON ?= python3
 BIN := .venv/bin
 KEEP ?=
 TESTS ?=
 
-.PHONY: help setup demo test check format generate
+.PHONY: help setup peers demo test check format generate
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 setup:
 	@$(PYTHON) scripts/setup.py
+
+peers: setup
+	@$(PYTHON) scripts/setup.py --peers
+
+bench-%: peers
+	@exec $(BIN)/python -m benchmarks.$*
 
 demo: setup
 	@exec $(BIN)/python -m groundtune_local.demo $(if $(KEEP),--keep)
@@ -28,7 +35,7 @@ endif
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy core operator flows services local
+	@$(BIN)/mypy core operator flows services local benchmarks
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/groundtune crds --check
 

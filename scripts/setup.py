@@ -1,5 +1,6 @@
 """Make `.venv` with everything in it; `make demo` and `make test` call it. A second run changes nothing.
 
+With --peers, make `.venv-peers`: what the benchmarks compare with, whose pins are not ours.
 It runs under whatever python3 there is, so it uses the standard library alone.
 """
 
@@ -19,9 +20,18 @@ STAMP = VENV / "groundtune-setup"
 TORCH = "torch==2.13.0"
 INPUTS = ("pyproject.toml", "constraints.txt", "scripts/overrides.txt", "scripts/setup.py")
 FREE_GIB = 12
+PEERS = ROOT / ".venv-peers"
+PEER_REQUIREMENTS = ROOT / "benchmarks" / "peers" / "requirements.txt"
 
 
 def main():
+    if "--peers" in sys.argv[1:]:
+        peers()
+    else:
+        setup()
+
+
+def setup():
     if sys.version_info < (3, 11) or sys.version_info >= (3, 14):
         found = ".".join(map(str, sys.version_info[:3]))
         fail(
@@ -40,7 +50,7 @@ def main():
     if run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.9"]) != 0:
         fail("pip could not install uv (see above); is the package index reachable?")
     environment, options = index_options()
-    install_torch(environment, options)
+    install_torch(environment, options, PYTHON)
     command = [
         *uv("pip", "install", "--quiet"),
         *("--editable", "%s[local,dev]" % ROOT),
@@ -50,11 +60,31 @@ def main():
     ]
     if watched(command, environment, "Installing the dependencies") != 0:
         fail("the dependencies could not be installed; the lines above say which and why")
+    command = [str(PYTHON), "-m", "groundtune_local.models"]
+    if watched(command, environment, "Preparing the small models") != 0:
+        fail("the small models could not be prepared; the lines above say why")
     STAMP.write_text(wanted)
 
 
-def uv(*arguments):
-    return [str(VENV / "bin" / "uv"), *arguments, "--python", str(PYTHON)]
+def peers():
+    python, stamp = PEERS / "bin" / "python", PEERS / "groundtune-setup"
+    wanted = hashlib.sha256(PEER_REQUIREMENTS.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    say("Setting up .venv-peers")
+    if not python.is_file() and run([sys.executable, "-m", "venv", str(PEERS)]) != 0:
+        fail("python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv")
+    environment, options = index_options()
+    install_torch(environment, options, python)
+    # Copies: llama-index reads data with nltk, which refuses files that have several names.
+    command = [*uv("pip", "install", "--quiet", "--link-mode", "copy", python=python), *options]
+    if watched([*command, "--requirement", str(PEER_REQUIREMENTS)], environment, "Installing the peers") != 0:
+        fail("the peers could not be installed; the lines above say which and why")
+    stamp.write_text(wanted)
+
+
+def uv(*arguments, python=PYTHON):
+    return [str(VENV / "bin" / "uv"), *arguments, "--python", str(python)]
 
 
 def index_options():
@@ -91,12 +121,12 @@ def pip_setting(key):
     return []
 
 
-def install_torch(environment, options):
+def install_torch(environment, options, python):
     """The CPU build of torch, if it is to be had anywhere: then it is there before anything asks for torch."""
-    if subprocess.run([str(PYTHON), "-c", "import torch"], capture_output=True).returncode == 0:
+    if subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode == 0:
         return
     # Alone, as what else the index of CPU builds has is not what the rest is resolved with.
-    alone = [*uv("pip", "install"), "--no-deps", "--quiet"]
+    alone = [*uv("pip", "install", python=python), "--no-deps", "--quiet"]
     say("Looking for the CPU build of torch")
     if quiet([*alone, *options, TORCH + "+cpu"], environment):
         return

@@ -22,7 +22,7 @@ from groundtune.retrieval.search import Corpus, Hit, search, search_pool
 from groundtune_flows.golden import Golden, Place, Question, place
 
 if TYPE_CHECKING:
-    from groundtune.retrieval.embedding import Embedder
+    from groundtune.embedding import Embedder
 
 
 @dataclass(frozen=True)

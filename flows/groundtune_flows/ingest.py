@@ -20,7 +20,7 @@ from groundtune_flows.prefetch import prefetch
 from groundtune_flows.sources import FoundFile, UnreadableFile, decode
 
 if TYPE_CHECKING:
-    from groundtune.retrieval.embedding import Embedder
+    from groundtune.embedding import Embedder
 
 #: Chunks that a batch has before it is embedded and stored; a killed run loses no more than such a batch.
 _BATCH_CHUNKS = 256
@@ -194,19 +194,14 @@ def _groups(files: Iterable[FoundFile], outcome: Ingested) -> Iterator[list[tupl
 def cutter(spec: KnowledgeBaseSpec, embedder: Embedder) -> Callable[[str, str], list[Chunk]]:
     """Function of a document's URI and text that gives its chunks, counted with the model's own tokenizer."""
     tokenize = _tokenizer(embedder)
-    special = embedder.tokenizer.num_special_tokens_to_add(pair=False)
+    special = embedder.tokenizer.num_special_tokens_to_add(is_pair=False)
     window = embedder.max_tokens - special - len(tokenize(spec.embedding.document_prefix))
     limits = Limits(spec.chunking.max_tokens, spec.chunking.overlap_tokens, window)
     return lambda uri, text: chunk_text(text, tokenize, limits, markdown=uri.lower().endswith(_MARKDOWN))
 
 
 def _tokenizer(embedder: Embedder) -> Tokenize:
-    from tokenizers import Tokenizer
-
-    # A copy: one that two threads use can't be set to cut texts off in one and not in the other.
-    own = Tokenizer.from_str(embedder.tokenizer.backend_tokenizer.to_str())
-    own.no_truncation()
-    own.no_padding()
+    own = embedder.tokenizer
 
     def tokenize(text: str) -> Sequence[tuple[int, int]]:
         offsets: list[tuple[int, int]] = own.encode(text, add_special_tokens=False).offsets

@@ -10,10 +10,10 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from groundtune.api.knowledge_base import Embedding, RetrievalEvaluation
+from groundtune.embedding import Embedder
 from groundtune.errors import GroundtuneError, SourceError
 from groundtune.registry import corpora
 from groundtune.registry.tables import CorpusVersionRow, RunState, VersionState
-from groundtune.retrieval.embedding import Embedder
 from groundtune.retrieval.search import Corpus
 from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot

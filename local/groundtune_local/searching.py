@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from groundtune.api import KnowledgeBaseSpec
-from groundtune.retrieval.embedding import Embedder
+from groundtune.embedding import Embedder
 from groundtune.retrieval.search import Hit, embedding_of, live_corpus, search, search_pool
 from groundtune.settings import settings
 from groundtune_local.kubectl import Kubectl

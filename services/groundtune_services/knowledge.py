@@ -15,8 +15,8 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from groundtune.api.knowledge_base import Embedding
+from groundtune.embedding import Embedder, Vectors
 from groundtune.errors import GroundtuneError
-from groundtune.retrieval.embedding import Embedder, Vectors
 from groundtune.retrieval.search import Corpus, Hit, embedding_of, live_corpus, search
 from groundtune.serving import KnowledgeReadiness, KnowledgeTarget
 

@@ -25,11 +25,11 @@ from sqlalchemy import text
 
 from groundtune.api.inference_deployment import Engine, Resources, ServedModel
 from groundtune.api.knowledge_base import Embedding, Retrieval
+from groundtune.embedding import Embedder
 from groundtune.models import resolve_model
 from groundtune.names import application_name, route_prefix
 from groundtune.registry.database import connect, migrate
 from groundtune.registry.spaces import create_chunk_table, create_vector_index
-from groundtune.retrieval.embedding import Embedder
 from groundtune.serving import AdapterTarget, EngineArgs, KnowledgeTarget, ServedSet
 
 NAMESPACE, NAME = "shop", "support-bot"

@@ -15,8 +15,8 @@ from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
 from groundtune.api.knowledge_base import Embedding, Retrieval
+from groundtune.embedding import Vectors
 from groundtune.registry.spaces import chunk_table
-from groundtune.retrieval.embedding import Vectors
 
 _FUSION_K = 60
 _CANDIDATES = 50
