@@ -89,6 +89,7 @@ def recipe(spec: KnowledgeBaseSpec) -> dict[str, Any]:
         "embedding": spec.embedding.model_dump(mode="json", by_alias=True),
         "chunking": spec.chunking.model_dump(mode="json", by_alias=True),
         "chunker": CHUNKER,
+        "language": spec.index.language,
     }
 
 

@@ -14,6 +14,7 @@ from groundtune.embedding import Embedder
 from groundtune.errors import GroundtuneError, SourceError
 from groundtune.registry import corpora
 from groundtune.registry.tables import CorpusVersionRow, RunState, VersionState
+from groundtune.registry.texts import index_texts
 from groundtune.retrieval.search import Corpus
 from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
@@ -63,6 +64,7 @@ class Refresh:
             candidate = self._finish(target)
         self._summarize(outcome, target, candidate)
         with self._engine.begin() as connection:
+            index_texts(connection, target.space_id)
             corpora.ensure_vector_index(
                 connection, target.space_id, self._spec.index.m, self._spec.index.ef_construction
             )

@@ -29,7 +29,8 @@ from groundtune.embedding import Embedder
 from groundtune.models import resolve_model
 from groundtune.names import application_name, route_prefix
 from groundtune.registry.database import connect, migrate
-from groundtune.registry.spaces import create_chunk_table, create_vector_index
+from groundtune.registry.spaces import create_tables, create_vector_index
+from groundtune.registry.texts import index_texts
 from groundtune.serving import AdapterTarget, EngineArgs, KnowledgeTarget, ServedSet
 
 NAMESPACE, NAME = "shop", "support-bot"
@@ -57,7 +58,9 @@ class Corpus:
         self.name, self.uid, self._url = name, str(uuid4()), url
         self._embedder = Embedder(Embedding(), models_folder())
         self._engine = connect(url)
-        recipe = json.dumps({"embedding": Embedding().model_dump(mode="json", by_alias=True)})
+        recipe = json.dumps(
+            {"embedding": Embedding().model_dump(mode="json", by_alias=True), "language": "english"}
+        )
         with self._engine.begin() as connection:
             connection.execute(
                 text("INSERT INTO groundtune.knowledge_bases (uid, namespace, name) VALUES (:u, :ns, :n)"),
@@ -70,7 +73,7 @@ class Corpus:
                 ),
                 {"u": self.uid, "r": recipe, "d": self._embedder.dimensions},
             ).scalar_one()
-            for statement in create_chunk_table(self._space, self._embedder.dimensions):
+            for statement in create_tables(self._space, self._embedder.dimensions):
                 connection.execute(text(statement))
             connection.execute(text(create_vector_index(self._space, 16, 64)))
 
@@ -101,6 +104,7 @@ class Corpus:
                     ),
                     {"d": document, "e": len(body), "t": body, "x": str(vector.tolist()), "v": version},
                 )
+            index_texts(connection, self._space)
 
     def go_live(self, version: int | None) -> None:
         with self._engine.begin() as connection:

@@ -23,7 +23,8 @@ from sqlalchemy import Engine, text
 from groundtune.api import KnowledgeBaseSpec
 from groundtune.registry import corpora
 from groundtune.registry.database import connect
-from groundtune.registry.spaces import chunk_table
+from groundtune.registry.spaces import chunk_table, term_table, text_table
+from groundtune.registry.texts import index_texts
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
 NAMES = st.sampled_from("abcd")
@@ -63,7 +64,7 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
             snapshot = KnowledgeBaseSnapshot(namespace="n", name="n", uid=self.uid, generation=1, spec=spec)
             with engine.begin() as connection:
                 corpora.ensure_knowledge_base(connection, snapshot)
-                self.space = corpora.create_space(connection, self.uid, {"some": "recipe"}, 3)
+                self.space = corpora.create_space(connection, self.uid, {"language": "simple"}, 3)
 
         @rule(name=NAMES, content=TEXTS)
         def write(self, name: str, content: str) -> None:
@@ -86,6 +87,7 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
         def refresh(self, good: bool) -> None:
             version = self._fill(None)
             with engine.begin() as connection:
+                index_texts(connection, self.space)
                 assert corpora.finish_version(connection, self.uid, version) == len(self.sources)
                 if good:
                     corpora.promote(connection, self.uid, version)
@@ -159,6 +161,22 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
                         values,
                     )
                     assert {row.uri: row.text for row in pieces} == held
+
+        @invariant()
+        def words_are_counted_right(self) -> None:
+            if not hasattr(self, "space"):
+                return
+            texts, terms = text_table(self.space), term_table(self.space)
+            with engine.connect() as connection:
+                counted = connection.execute(text(f"SELECT lexeme, chunks FROM {terms} WHERE chunks <> 0"))
+                real = connection.execute(
+                    text(f"SELECT word, ndoc FROM ts_stat('SELECT search FROM {texts}')")
+                )
+                assert dict(counted.tuples().all()) == dict(real.tuples().all())
+                totals = text("SELECT texts, lexemes FROM groundtune.spaces WHERE id = :space")
+                stored = connection.execute(totals, {"space": self.space}).one()
+                sums = text(f"SELECT count(*), coalesce(sum(length(search)), 0) FROM {texts}")
+                assert tuple(stored) == tuple(connection.execute(sums).one())
 
     return Versions
 

@@ -13,11 +13,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from groundtune.api.knowledge_base import Retrieval
+from groundtune.registry.corpora import recipe_hash
 from groundtune.registry.database import connect, migrate
-from groundtune.registry.spaces import create_chunk_table, create_vector_index
+from groundtune.registry.spaces import create_tables, create_vector_index
 from groundtune.registry.tables import SCHEMA, Base
+from groundtune.registry.texts import index_texts
 from groundtune.retrieval.search import Corpus, Hit, live_corpus, search, search_pool
 
+_OLD_CHUNKS = """CREATE TABLE groundtune_corpora.chunks_1 (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    document_id bigint NOT NULL REFERENCES groundtune.documents ON DELETE CASCADE,
+    ordinal integer NOT NULL, start_offset integer NOT NULL, end_offset integer NOT NULL, tokens integer NOT NULL,
+    heading text NOT NULL, text text NOT NULL, embedding vector(3) NOT NULL,
+    search tsvector GENERATED ALWAYS AS (to_tsvector('english', heading || ' ' || text)) STORED,
+    valid_from integer NOT NULL, valid_to integer)"""
 _TEXTS = ["The Studio plan costs 34 euros.", "A violet ring means pairing.", "Error TB-17 is a full disk."]
 
 
@@ -55,6 +64,30 @@ def test_the_migrations_make_the_tables_that_the_code_has(fresh: str) -> None:
     engine.dispose()
 
 
+def test_a_corpus_of_before_is_searched_by_its_words_after_migrating(fresh: str) -> None:
+    migrate(_url(fresh), "0001")
+    with psycopg.connect(fresh, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO groundtune.knowledge_bases (uid, namespace, name, live_version) VALUES ('u', 'd', 'kb', 1)"
+        )
+        connection.execute(
+            "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) VALUES (1, 'u', 'h', '{}', 3)"
+        )
+        connection.execute(_OLD_CHUNKS)
+        for axis, content in enumerate(_TEXTS):
+            _add(connection, axis, content, 1, None)
+    migrate(_url(fresh))
+    with psycopg.connect(fresh) as connection:
+        assert connection.execute("SELECT recipe_hash, texts FROM groundtune.spaces").fetchone() == (
+            recipe_hash({"language": "english"}),
+            3,
+        )
+        found = connection.execute(
+            "SELECT count(*) FROM groundtune_corpora.texts_1 WHERE search @@ to_tsquery('english', 'disks')"
+        ).fetchone()
+        assert found == (1,)
+
+
 def test_many_at_once_migrate_safely_and_once(fresh: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate, [_url(fresh)] * 4))
@@ -71,7 +104,8 @@ def corpus(fresh: str) -> str:
             "INSERT INTO groundtune.knowledge_bases (uid, namespace, name, live_version) VALUES ('u', 'd', 'kb', 1)"
         )
         connection.execute(
-            "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) VALUES (1, 'u', 'h', '{}', 3)"
+            "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) "
+            """VALUES (1, 'u', 'h', '{"language": "english"}', 3)"""
         )
         for version, state in ((1, "live"), (2, "building")):
             connection.execute(
@@ -79,12 +113,16 @@ def corpus(fresh: str) -> str:
                 "VALUES ('u', %s, 1, %s, %s)",
                 (version, state, uuid4()),
             )
-        for statement in (*create_chunk_table(1, 3), create_vector_index(1, 16, 64)):
+        for statement in (*create_tables(1, 3), create_vector_index(1, 16, 64)):
             connection.execute(statement)
         _add(connection, 0, _TEXTS[0], 1, 2)
         _add(connection, 0, _TEXTS[0].replace("34", "39"), 2, None)
         _add(connection, 1, _TEXTS[1], 1, None)
         _add(connection, 2, _TEXTS[2], 1, None)
+    engine = connect(_url(fresh))
+    with engine.begin() as session:
+        index_texts(session, 1)
+    engine.dispose()
     return fresh
 
 

@@ -79,11 +79,49 @@ class Embedding(ApiModel):
     )
 
 
+Language = Literal[
+    "simple",
+    "arabic",
+    "armenian",
+    "basque",
+    "catalan",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hindi",
+    "hungarian",
+    "indonesian",
+    "irish",
+    "italian",
+    "lithuanian",
+    "nepali",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "serbian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+    "yiddish",
+]
+
+
 class Index(ApiModel):
-    """The HNSW index over the vectors."""
+    """The HNSW index over the vectors, and the full-text index over the words."""
 
     m: int = Field(16, ge=2, le=100, description="Connections of a node in a layer.")
     ef_construction: int = Field(64, ge=4, le=1000, description="Candidates kept while the index is built.")
+    language: Language = Field(
+        "english",
+        description="Language of the documents, for the stems and stop words of full-text search; simple: words as "
+        "they are.",
+    )
 
 
 class Retrieval(ApiModel):
@@ -94,7 +132,7 @@ class Retrieval(ApiModel):
         description="vector: nearest embeddings; lexical: full-text search; hybrid: both, joined by reciprocal "
         "rank fusion.",
     )
-    top_k: int = Field(5, ge=1, le=100, description="Passages that a search returns.")
+    top_k: int = Field(10, ge=1, le=100, description="Passages that a search returns.")
     ef_search: int = Field(
         100, ge=1, le=1000, description="Candidates that the HNSW index looks at for a question."
     )

@@ -22,8 +22,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from groundtune.errors import GroundtuneError
 from groundtune.registry.runs import notify
-from groundtune.registry.spaces import chunk_table, create_chunk_table, create_vector_index
+from groundtune.registry.spaces import chunk_table, create_tables, create_vector_index, drop_tables
 from groundtune.registry.tables import CorpusVersionRow, KnowledgeBaseRow, SpaceRow, VersionState
+from groundtune.registry.texts import forget_texts
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
 #: Versions before the live one that stay searchable, for rollback.
@@ -82,10 +83,10 @@ def find_space(connection: Connection, kb_uid: str, recipe: dict[str, Any]) -> i
 
 
 def create_space(connection: Connection, kb_uid: str, recipe: dict[str, Any], dimensions: int) -> int:
-    """A space with its chunk table; its id."""
+    """A space with its tables; its id."""
     row = {"kb_uid": kb_uid, "recipe_hash": recipe_hash(recipe), "recipe": recipe, "dimensions": dimensions}
     space_id = connection.execute(insert(SpaceRow).values(row).returning(SpaceRow.id)).scalar_one()
-    for statement in create_chunk_table(space_id, dimensions):
+    for statement in create_tables(space_id, dimensions):
         connection.execute(text(statement))
     return space_id
 
@@ -150,6 +151,12 @@ def discard_building(connection: Connection, kb_uid: str, *, except_space: int |
         if space_id == except_space:
             continue
         values = {"space": space_id, "version": version}
+        forget_texts(
+            connection,
+            space_id,
+            "SELECT id FROM groundtune.documents WHERE space_id = :space AND valid_from = :version",
+            values,
+        )
         for statement in (
             "DELETE FROM groundtune.documents WHERE space_id = :space AND valid_from = :version",
             "UPDATE groundtune.documents SET valid_to = NULL WHERE space_id = :space AND valid_to = :version",
@@ -230,13 +237,9 @@ def replace_documents(
 def close_documents(connection: Connection, space_id: int, version: int, uris: Sequence[str]) -> None:
     """Take documents out of the version: earlier versions keep them, what only it had is deleted."""
     values = {"space": space_id, "version": version, "uris": list(uris)}
-    connection.execute(
-        text(
-            "DELETE FROM groundtune.documents "
-            "WHERE space_id = :space AND uri = ANY(:uris) AND valid_from = :version"
-        ),
-        values,
-    )
+    own = "FROM groundtune.documents WHERE space_id = :space AND uri = ANY(:uris) AND valid_from = :version"
+    forget_texts(connection, space_id, f"SELECT id {own}", values)
+    connection.execute(text(f"DELETE {own}"), values)
     connection.execute(
         text(
             "WITH closed AS (UPDATE groundtune.documents SET valid_to = :version "
@@ -387,13 +390,14 @@ def collect_garbage(connection: Connection, kb_uid: str) -> None:
             select(func.min(CorpusVersionRow.version)).where(CorpusVersionRow.space_id == space_id)
         ).scalar_one()
         if kept is None:
-            connection.execute(text(f"DROP TABLE {chunk_table(space_id)}"))
+            for statement in drop_tables(space_id):
+                connection.execute(text(statement))
             connection.execute(delete(SpaceRow).where(SpaceRow.id == space_id))
         else:
-            connection.execute(
-                text("DELETE FROM groundtune.documents WHERE space_id = :space AND valid_to <= :kept"),
-                {"space": space_id, "kept": kept},
-            )
+            old = "FROM groundtune.documents WHERE space_id = :space AND valid_to <= :kept"
+            values = {"space": space_id, "kept": kept}
+            forget_texts(connection, space_id, f"SELECT id {old}", values)
+            connection.execute(text(f"DELETE {old}"), values)
 
 
 def _version(kb_uid: str, version: int) -> Any:

@@ -24,10 +24,13 @@ def connect(url: str) -> Engine:
     return create_engine(make_url(url).set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5)
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, revision: str = "head") -> None:
     """Bring the registry's schema to this version; safe to call from several processes at once.
 
     Where it is there already, no more than the right to read is needed.
+
+    Args:
+        revision: where to stop; the newest by default.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -42,6 +45,6 @@ def migrate(url: str) -> None:
                     return
                 connection.rollback()
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
     finally:
         engine.dispose()  # ends the session that holds the lock

@@ -1,4 +1,9 @@
-"""A space's chunk table: one embedding model and chunking, all versions, visible by interval."""
+"""A space's tables: one recipe (embedding model, chunking, language), all versions, visible by interval.
+
+`chunks_N` holds the passages and their vectors. `texts_N` holds their words for full-text search, apart from them, so
+that a bulk load is a plain COPY and the words are worked out once, after it. `terms_N` counts in how many passages a
+word stands: what makes rare words weigh more than common ones.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,21 @@ def chunk_table(space_id: int) -> str:
     return f"{CORPORA_SCHEMA}.chunks_{space_id:d}"
 
 
-def create_chunk_table(space_id: int, dimensions: int) -> list[str]:
-    """Statements that make the table. `search` is its full-text column, kept by Postgres."""
-    table = chunk_table(space_id)
+def text_table(space_id: int) -> str:
+    """Qualified name of the table of its chunks' words."""
+    return f"{CORPORA_SCHEMA}.texts_{space_id:d}"
+
+
+def term_table(space_id: int) -> str:
+    """Qualified name of the table that counts words."""
+    return f"{CORPORA_SCHEMA}.terms_{space_id:d}"
+
+
+def create_tables(space_id: int, dimensions: int) -> list[str]:
+    """Statements that make the space's tables."""
+    chunks = chunk_table(space_id)
     return [
-        f"""CREATE TABLE IF NOT EXISTS {table} (
+        f"""CREATE TABLE {chunks} (
             id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             document_id bigint NOT NULL REFERENCES groundtune.documents ON DELETE CASCADE,
             ordinal integer NOT NULL,
@@ -24,14 +39,25 @@ def create_chunk_table(space_id: int, dimensions: int) -> list[str]:
             heading text NOT NULL,
             text text NOT NULL,
             embedding vector({dimensions:d}) NOT NULL,
-            search tsvector GENERATED ALWAYS AS (to_tsvector('english', heading || ' ' || text)) STORED,
             valid_from integer NOT NULL,
             valid_to integer
         )""",
-        f"CREATE INDEX IF NOT EXISTS chunks_{space_id:d}_document ON {table} (document_id)",
-        f"CREATE INDEX IF NOT EXISTS chunks_{space_id:d}_search ON {table} USING gin (search)",
-        f"GRANT SELECT ON {table} TO groundtune_reader",
+        f"CREATE INDEX chunks_{space_id:d}_document ON {chunks} (document_id)",
+        f"""CREATE TABLE {text_table(space_id)} (
+            chunk_id bigint PRIMARY KEY REFERENCES {chunk_table(space_id)} ON DELETE CASCADE,
+            search tsvector NOT NULL
+        )""",
+        f"""CREATE TABLE {term_table(space_id)} (
+            lexeme text PRIMARY KEY,
+            chunks integer NOT NULL
+        ) WITH (fillfactor = 70)""",
+        f"GRANT SELECT ON {chunks}, {text_table(space_id)}, {term_table(space_id)} TO groundtune_reader",
     ]
+
+
+def drop_tables(space_id: int) -> list[str]:
+    """Statements that remove them."""
+    return [f"DROP TABLE IF EXISTS {name(space_id)}" for name in (term_table, text_table, chunk_table)]
 
 
 def create_vector_index(space_id: int, m: int, ef_construction: int) -> str:
@@ -39,4 +65,11 @@ def create_vector_index(space_id: int, m: int, ef_construction: int) -> str:
     return (
         f"CREATE INDEX IF NOT EXISTS chunks_{space_id:d}_embedding ON {chunk_table(space_id)} "
         f"USING hnsw (embedding vector_cosine_ops) WITH (m = {m:d}, ef_construction = {ef_construction:d})"
+    )
+
+
+def create_text_index(space_id: int) -> str:
+    """Statement that builds the index over the words, after a first bulk load too."""
+    return (
+        f"CREATE INDEX IF NOT EXISTS texts_{space_id:d}_search ON {text_table(space_id)} USING gin (search)"
     )

@@ -64,7 +64,10 @@ class KnowledgeBaseRow(Base):
 
 
 class SpaceRow(Base):
-    """One recipe (embedding model, chunking) of a knowledge base; its chunks live in a table of their own."""
+    """One recipe (embedding model, chunking, language) of a knowledge base; its chunks live in tables of their own.
+
+    `texts` and `lexemes` count the passages that full-text search knows, and their distinct words.
+    """
 
     __tablename__ = "spaces"
 
@@ -73,6 +76,8 @@ class SpaceRow(Base):
     recipe_hash: Mapped[str]
     recipe: Mapped[dict[str, Any]]
     dimensions: Mapped[int] = mapped_column(Integer)
+    texts: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lexemes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (Index("spaces_kb_recipe", "kb_uid", "recipe_hash", unique=True),)

@@ -16,10 +16,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from groundtune.api.knowledge_base import Embedding, Retrieval
 from groundtune.embedding import Vectors
-from groundtune.registry.spaces import chunk_table
+from groundtune.registry.spaces import chunk_table, term_table, text_table
 
 _FUSION_K = 60
 _CANDIDATES = 50
+#: Passages that full-text search ranks.
+_LEXICAL_POOL = 2000
+#: The b of BM25.
+_LENGTH_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,7 @@ def _statement(corpus: Corpus, mode: str) -> str:
             SELECT id, embedding <=> %(vector)s AS distance FROM {table}
             WHERE {visible} ORDER BY embedding <=> %(vector)s LIMIT %(candidates)s
         ) nearest"""
-    # Any word of the question may match, as people ask in sentences; the rank prefers passages with more of them.
-    lexical = f"""
-        SELECT id, row_number() OVER (ORDER BY similarity DESC, id) AS rank, similarity FROM (
-            SELECT id, ts_rank_cd(search, query, 1) AS similarity
-            FROM {table}, CAST(replace(plainto_tsquery('english', %(question)s)::text, '&', '|') AS tsquery) AS query
-            WHERE search @@ query AND {visible} ORDER BY similarity DESC, id LIMIT %(candidates)s
-        ) matching"""
+    lexical = _lexical(corpus.space_id, visible)
     ranked = {
         "vector": f"SELECT id, similarity AS score FROM ({vector}) v",
         "lexical": f"SELECT id, similarity AS score FROM ({lexical}) l",
@@ -158,3 +156,43 @@ def _statement(corpus: Corpus, mode: str) -> str:
         FROM (SELECT id, score FROM ({ranked}) s ORDER BY score DESC, id LIMIT %(limit)s) r
         JOIN {table} c USING (id) JOIN groundtune.documents d ON d.id = c.document_id
         ORDER BY r.score DESC, r.id"""
+
+
+def _lexical(space_id: int, visible: str) -> str:
+    """Passages by the words that they share with the question, rare words first.
+
+    A passage scores the sum over the question's words of idf · tf / (1 - b + b · length / mean length). The weight of
+    rare words and the length's are those of BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
+    and Beyond", 2009); tf is what Postgres's ts_rank makes of n occurrences, 1 + 1/4 + … + 1/n², which saturates as
+    theirs does. Only the rarest words bring passages in, up to so many passages, and at least one word: what has
+    nothing but common words of the question would not rank anyway, and a question of common words stays cheap.
+    """
+    return f"""
+        SELECT id, row_number() OVER (ORDER BY similarity DESC, id) AS rank, similarity FROM (
+            WITH space AS MATERIALIZED (
+                SELECT CAST(recipe ->> 'language' AS regconfig) AS language, texts,
+                    lexemes / greatest(texts, 1.0) AS mean
+                FROM groundtune.spaces WHERE id = {space_id:d}
+            ), asked AS MATERIALIZED (
+                SELECT CAST(quote_literal(lexeme) AS tsquery) AS query,
+                    ln(1 + (greatest(s.texts, t.chunks) - t.chunks + 0.5) / (t.chunks + 0.5)) AS idf,
+                    sum(t.chunks) OVER (ORDER BY t.chunks, lexeme) AS upto,
+                    row_number() OVER (ORDER BY t.chunks, lexeme) AS place
+                FROM space s, unnest(tsvector_to_array(to_tsvector(s.language, %(question)s))) AS lexeme
+                JOIN {term_table(space_id)} t USING (lexeme) WHERE t.chunks > 0
+            ), question AS MATERIALIZED (
+                SELECT array_agg(query) AS queries, array_agg(idf) AS weights,
+                    CAST(string_agg(CAST(query AS text), ' | ') FILTER (WHERE upto <= {_LEXICAL_POOL} OR place = 1)
+                        AS tsquery) AS drivers
+                FROM asked
+            ), pool AS MATERIALIZED (
+                SELECT t.chunk_id, t.search FROM question q, {text_table(space_id)} t
+                WHERE t.search @@ q.drivers LIMIT {2 * _LEXICAL_POOL}
+            )
+            SELECT c.id, (
+                SELECT sum(w.idf * ts_rank('{{1,1,1,1}}', p.search, w.query))
+                FROM unnest(q.queries, q.weights) AS w (query, idf)
+            ) / ({1 - _LENGTH_WEIGHT} + {_LENGTH_WEIGHT} * length(p.search) / s.mean) AS similarity
+            FROM space s, question q, pool p JOIN {chunk_table(space_id)} c ON c.id = p.chunk_id
+            WHERE {visible} ORDER BY similarity DESC, c.id LIMIT %(candidates)s
+        ) matching"""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from groundtune.registry.database import CHANNEL, connect, migrate
 from groundtune.registry.facts import ResourceFacts, read_facts
-from groundtune.registry.spaces import chunk_table
+from groundtune.registry.spaces import drop_tables
 from groundtune.registry.tables import KnowledgeBaseRow, SpaceRow
 from groundtune_operator.clients.http import BackendError
 
@@ -81,7 +81,8 @@ def _read(engine: Engine, uids: Sequence[str]) -> dict[str, ResourceFacts]:
 def _delete_corpus(engine: Engine, uid: str) -> None:
     with engine.begin() as connection:
         for space in connection.execute(select(SpaceRow.id).where(SpaceRow.kb_uid == uid)).scalars().all():
-            connection.execute(text(f"DROP TABLE IF EXISTS {chunk_table(space)}"))
+            for statement in drop_tables(space):
+                connection.execute(text(statement))
         connection.execute(delete(KnowledgeBaseRow).where(KnowledgeBaseRow.uid == uid))
 
 
