@@ -219,7 +219,7 @@ def test_deletion_removes_what_it_made(world: World) -> None:
         orphans = connection.execute(
             text(
                 "SELECT tablename FROM pg_tables WHERE schemaname = 'groundtune_corpora' AND tablename NOT IN "
-                "(SELECT 'chunks_' || id FROM groundtune.spaces)"
+                "(SELECT kind || id FROM groundtune.spaces, unnest(ARRAY['chunks_', 'texts_', 'terms_']) AS kind)"
             )
         ).all()
     assert orphans == []
