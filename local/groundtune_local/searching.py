@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from groundtune.api import KnowledgeBaseSpec
-from groundtune.embedding import Embedder
-from groundtune.retrieval.search import Hit, embedding_of, live_corpus, search, search_pool
+from groundtune.retrieval.asking import ask_live
+from groundtune.retrieval.search import Hit
 from groundtune.settings import settings
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError
@@ -34,18 +34,11 @@ async def answer(
     found = Kubectl(stack).get("kb", knowledge_base)
     spec = KnowledgeBaseSpec.model_validate(found["spec"])
     url = stack.database_url("groundtune_reader_login", "groundtune_reader")
-    async with search_pool(url, size=1) as pool, pool.connection() as connection:
-        corpus = await live_corpus(connection, found["metadata"]["uid"])
-        if corpus is None:
-            raise StackError(
-                f"knowledge base {knowledge_base!r} has no live version yet; see: kubectl get kb"
-            )
-        embedder = Embedder(await embedding_of(connection, corpus), settings().models)
-        vectors = embedder.queries([question.text for question in questions])
-        return [
-            await search(connection, corpus, question.text, vector, spec.retrieval, top_k)
-            for question, vector in zip(questions, vectors, strict=True)
-        ]
+    texts = [question.text for question in questions]
+    hits = await ask_live(url, found["metadata"]["uid"], texts, spec.retrieval, settings().models, top_k)
+    if hits is None:
+        raise StackError(f"knowledge base {knowledge_base!r} has no live version yet; see: kubectl get kb")
+    return hits
 
 
 def read_questions(path: Path) -> list[Question]:

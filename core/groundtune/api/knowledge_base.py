@@ -120,7 +120,7 @@ class Index(ApiModel):
     language: Language = Field(
         "english",
         description="Language of the documents, for the stems and stop words of full-text search; simple: words as "
-        "they are.",
+        "they are. Another one builds a new index beside the old one.",
     )
 
 

@@ -44,7 +44,7 @@ def _identity(folder: Path, uri: str) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     facts = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     versions = [metadata.version("openvino"), metadata.version("sentence-transformers"), _FORMAT]
-    digest = hashlib.sha256(json.dumps([str(folder), facts, versions]).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([facts, versions]).encode()).hexdigest()[:12]
     return f"{uri.rstrip('/').rsplit('/', 1)[-1]}-{digest}"
 
 

@@ -18,6 +18,9 @@ from groundtune.api.knowledge_base import Embedding, Retrieval
 from groundtune.embedding import Vectors
 from groundtune.registry.spaces import chunk_table, term_table, text_table
 
+#: Raise it when the same settings would rank in another way, so that stored scores are measured anew.
+RANKING = 2
+
 _FUSION_K = 60
 _CANDIDATES = 50
 #: Passages that full-text search ranks.
