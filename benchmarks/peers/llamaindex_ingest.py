@@ -31,7 +31,6 @@ pipeline = IngestionPipeline(
         SentenceSplitter(
             chunk_size=told["maxTokens"],
             chunk_overlap=0,
-            include_metadata=False,
             tokenizer=lambda text: tokenizer.encode(text, add_special_tokens=False),
         ),
         embed_model,
