@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -220,6 +221,15 @@ _PREFECT = Component(
 )
 
 
+def _forget_workers(stack: Stack) -> None:
+    """A stack has one worker. One that was killed would count as online until it has missed its heartbeats."""
+    workers = f"{stack.prefect_url}/api/work_pools/{WORK_POOL}/workers"
+    with suppress(httpx.HTTPError):  # the worker itself will say if Prefect is away
+        answer = _http.post(f"{workers}/filter", json={})
+        for worker in answer.json() if answer.is_success else []:
+            _http.delete(f"{workers}/{worker['name']}")
+
+
 def _check_worker(stack: Stack) -> str:
     answer = _http.post(f"{stack.prefect_url}/api/work_pools/{WORK_POOL}/workers/filter", json={})
     online = [worker["name"] for worker in answer.raise_for_status().json() if worker["status"] == "ONLINE"]
@@ -239,6 +249,7 @@ _WORKER = Component(
     check=_check_worker,
     environment=lambda stack: _prefect_environment(stack) | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
     needs=("prefect", "postgres"),
+    prepare=_forget_workers,
 )
 
 

@@ -117,7 +117,9 @@ class Pipelines:
         for run in _runs(context, body, facts):
             if not run.zombie:
                 continue
-            if known[run.id].state != "CANCELLING":
+            if known[run.id].orphaned:
+                await context.prefect.set_state(run.id, "CRASHED", run.message)
+            elif known[run.id].state != "CANCELLING":
                 await context.prefect.set_state(run.id, "CANCELLING", run.message)
             elif (context.now() - known[run.id].changed).total_seconds() > _CANCEL_SECONDS:
                 await context.prefect.set_state(run.id, "CRASHED", run.message)

@@ -170,6 +170,19 @@ def _unrecorded(run: PrefectRun) -> Run:
         reason, text = _ENDED[run.state]
         message = run.message or text
         return Run(run.id, run.generation, run.reason, "Failed", started, run.ended, reason, message)
+    if run.orphaned:
+        text = "the worker that was to start the run is gone"
+        return Run(
+            run.id,
+            run.generation,
+            run.reason,
+            "Failed",
+            started,
+            run.changed,
+            Reason.RUN_LOST,
+            text,
+            zombie=True,
+        )
     pending = run.state in ("SCHEDULED", "PENDING")
     return Run(
         run.id, run.generation, run.reason, "Pending" if pending else "Running", started, late=run.late

@@ -10,14 +10,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from groundtune_local import lifecycle, processes
+from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError
+
+KNOWLEDGE_BASE = """
+apiVersion: groundtune.io/v1alpha1
+kind: KnowledgeBase
+metadata:
+  name: docs
+spec:
+  sources:
+    - volume: {claimName: docs}
+"""
 
 
 def _groundtune(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -95,6 +108,31 @@ def test_a_killed_part_comes_back(up: str, data: Path) -> None:
     _eventually(
         lambda: lifecycle.observe(data).parts["control-plane"].pid != before and lifecycle.observe(data).ready
     )
+
+
+def _refreshes(data: Path) -> list[dict[str, Any]]:
+    """The runs of the knowledge base that were due, newest first."""
+    due = {"before_": datetime.now(UTC).isoformat()}
+    wanted = {"flow_runs": {"tags": {"all_": ["groundtune"]}, "expected_start_time": due}}
+    url = f"{Stack.load(data).prefect_url}/api/flow_runs/filter"
+    found: list[dict[str, Any]] = httpx.post(url, json=wanted | {"sort": "EXPECTED_START_TIME_DESC"}).json()
+    return found
+
+
+def test_a_stack_stopped_while_a_run_starts_goes_on_with_it(up: str, data: Path) -> None:
+    kubectl = Kubectl(Stack.load(data))
+    (data / "volumes" / "docs").mkdir(parents=True)
+    (data / "volumes" / "docs" / "hub.md").write_text("# Hub\n\nA hub blinks blue.\n", encoding="utf-8")
+    kubectl.run("apply", "--filename", "-", stdin=KNOWLEDGE_BASE)
+    _eventually(lambda: bool(_refreshes(data)) and _refreshes(data)[0]["state_type"] == "PENDING")
+    caught = _refreshes(data)[0]["id"]
+    os.kill(lifecycle.observe(data).pid, signal.SIGTERM)
+    _eventually(lambda: not list(processes.marked(data)))
+    assert _groundtune("up", "--detach", "--data-dir", str(data)).returncode == 0
+    assert {run["id"]: run["state_type"] for run in _refreshes(data)}[caught] in ("PENDING", "CRASHED")
+    kubectl.run("wait", "--for=condition=Ready", "kb/docs", "--timeout=180s")
+    assert {run["id"]: run["state_type"] for run in _refreshes(data)}[caught] == "CRASHED"
+    kubectl.run("delete", "kb/docs", "--timeout=60s")
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(up: str, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -9,7 +10,7 @@ import pytest
 
 from groundtune.registry.facts import RunFacts
 from groundtune.registry.tables import RunState
-from groundtune_operator.clients.prefect import PrefectRun
+from groundtune_operator.clients.prefect import PrefectRun, Worker, is_orphaned
 from groundtune_operator.runs import GRACE, Phase, Plan, Policy, Run, combine, plan
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -108,6 +109,33 @@ def test_a_run_that_failed_before_it_could_record_anything_counts() -> None:
     known = _known(uuid4(), "CRASHED", ended=NOW, message="no module named groundtune_flows")
     runs = combine([], {known.id: known}, set(), {}, NOW, PATIENCE)
     assert [(run.state, run.message) for run in runs] == [("Failed", "no module named groundtune_flows")]
+
+
+@pytest.mark.parametrize(
+    ("worker", "orphaned"),
+    [
+        (None, True),
+        (Worker(LONG_AGO - timedelta(hours=1), NOW + timedelta(seconds=30)), False),
+        (Worker(LONG_AGO - timedelta(hours=1), NOW - timedelta(seconds=1)), True),
+        (Worker(LONG_AGO + timedelta(seconds=1), NOW + timedelta(seconds=30)), True),
+    ],
+    ids=["there is none", "it is up still", "it went silent", "it came later"],
+)
+def test_a_pending_run_is_orphaned_when_no_worker_can_have_it(worker: Worker | None, orphaned: bool) -> None:
+    workers = [] if worker is None else [worker]
+    assert is_orphaned(_known(uuid4(), "PENDING"), workers, NOW) is orphaned
+    assert not is_orphaned(_known(uuid4(), "SCHEDULED"), workers, NOW)
+    assert not is_orphaned(_known(uuid4(), "RUNNING"), workers, NOW)
+    assert not is_orphaned(replace(_known(uuid4(), "PENDING"), changed=NOW), workers, NOW)
+
+
+def test_an_orphaned_run_has_failed_still_holds_its_place_and_is_tried_again() -> None:
+    known = replace(_known(uuid4(), "PENDING"), orphaned=True)
+    (run,) = combine([], {known.id: known}, set(), {}, NOW, PATIENCE)
+    assert (run.state, run.error, run.zombie) == ("Failed", "RunLost", True)
+    again = _plan(run).trigger
+    assert again is not None
+    assert again.reason == "retry"
 
 
 def test_what_is_recorded_wins_over_what_prefect_says() -> None:

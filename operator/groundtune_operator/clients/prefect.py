@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 
+from groundtune.names import WORK_POOL
 from groundtune_operator.clients.http import call
 from groundtune_operator.settings import OperatorSettings
 
 TERMINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _PAGE = 200
+#: As Prefect itself counts: a worker that has missed so many heartbeats is offline.
+_MISSED_BEATS = 3
+_HEARTBEAT_SECONDS = 30
+#: A run is Pending for some seconds while its process starts; nobody needs to look for its worker then.
+_SETTLING = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
 class PrefectRun:
-    """A flow run as Prefect has it. `late`: due for a while, and no worker has taken it."""
+    """A flow run as Prefect has it.
+
+    Args:
+        late: due for a while, and no worker has taken it.
+        orphaned: taken by a worker that was gone before it had started the run's process.
+    """
 
     id: UUID
     uid: str
@@ -32,10 +43,19 @@ class PrefectRun:
     ended: datetime | None
     changed: datetime
     late: bool
+    orphaned: bool = False
 
     @property
     def terminal(self) -> bool:
         return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker of the work pool, up from `since` until `until`, or longer. Prefect forgets none by itself."""
+
+    since: datetime
+    until: datetime
 
 
 def _time(text: str | None) -> datetime | None:
@@ -61,6 +81,19 @@ def _run(raw: Mapping[str, Any]) -> PrefectRun:
         changed=changed,
         late=raw.get("state_name") == "Late",
     )
+
+
+def _worker(raw: Mapping[str, Any]) -> Worker:
+    since = datetime.fromisoformat(raw["created"])
+    beat = timedelta(seconds=raw.get("heartbeat_interval_seconds") or _HEARTBEAT_SECONDS)
+    return Worker(since, (_time(raw.get("last_heartbeat_time")) or since) + _MISSED_BEATS * beat)
+
+
+def is_orphaned(run: PrefectRun, workers: Sequence[Worker], now: datetime) -> bool:
+    """Whether every worker that can have taken a run is gone. Prefect itself waits for such a run for ever."""
+    if run.state != "PENDING" or now - run.changed < _SETTLING:
+        return False
+    return not any(worker.since <= run.changed and worker.until >= now for worker in workers)
 
 
 class Prefect:
@@ -92,7 +125,19 @@ class Prefect:
         missing = [str(id_) for id_ in known if id_ not in found]
         if missing:
             found |= {run.id: run for run in await self._filter({"id": {"any_": missing[:_PAGE]}})}
-        return list(found.values())
+        return await self._with_orphans(list(found.values()))
+
+    async def _with_orphans(self, runs: list[PrefectRun]) -> list[PrefectRun]:
+        now = datetime.now(UTC)
+        if not any(is_orphaned(run, (), now) for run in runs):
+            return runs
+        workers = await self._workers()
+        return [replace(run, orphaned=is_orphaned(run, workers, now)) for run in runs]
+
+    async def _workers(self) -> list[Worker]:
+        """The workers of the work pool, those that ended long ago among them."""
+        raw = await self._call("POST", f"/work_pools/{WORK_POOL}/workers/filter", missing_ok=True, json={})
+        return [_worker(each) for each in raw or ()]
 
     async def unfinished(self, uid: str) -> list[PrefectRun]:
         """Runs of one resource that have not ended, those that the scheduler has made ahead among them."""
