@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from groundtune.api.common import Source
 from groundtune.errors import SourceError
+from groundtune_flows.jsonl import first_problem
 from groundtune_flows.sources import UnreadableFile, decode, jsonl_files
 
 
@@ -114,12 +115,7 @@ def _parse(line: str, where: str) -> Example | Problem:
     try:
         parsed = _Line.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
-            "."
-        )
-        message = first["msg"].removeprefix("Value error, ")
-        return Problem(where, f"{path}: {message}" if path else message)
+        return Problem(where, first_problem(error))
     return Example([message.model_dump() for message in parsed.messages], where)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field as PydanticField
 
 from groundtune.api.common import Source
 from groundtune.errors import SpecError
+from groundtune_flows.jsonl import first_problem
 from groundtune_flows.sources import UnreadableFile, decode, jsonl_files
 
 _Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -84,13 +85,7 @@ def _question(line: str, where: str) -> Question:
     try:
         return Question.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
-            "."
-        )
-        raise SpecError(
-            f"{where}: {path + ': ' if path else ''}{first['msg']}", reason="GoldenSetInvalid"
-        ) from None
+        raise SpecError(f"{where}: {first_problem(error)}", reason="GoldenSetInvalid") from None
 
 
 def is_source(uri: str, end: str) -> bool:

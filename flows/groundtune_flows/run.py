@@ -27,6 +27,8 @@ from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
 _PROGRESS_SECONDS = 5.0
 _LOCK_SECONDS = 10.0
 
+_PREFECT_LOGGERS = ("prefect.flow_runs", "prefect.engine")
+
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -78,6 +80,8 @@ def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: 
     Raises:
         GroundtuneError: another run of the same resource is at work (reason AlreadyRunning).
     """
+    for name in _PREFECT_LOGGERS:
+        logging.getLogger(name).addFilter(_without_trace)
     engine = connect(settings().database_url.get_secret_value())
     run = Run(UUID(str(flow_run.get_id() or uuid4())), engine, snapshot, get_run_logger())
     try:
@@ -99,6 +103,13 @@ def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: 
             finish_run(connection, run.id, run.state, result=run.result, tokens=run.tokens)
     finally:
         engine.dispose()
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """Prefect logs a failed run with its trace; an error that was written for a person needs none."""
+    if record.exc_info and isinstance(record.exc_info[1], GroundtuneError):
+        record.exc_info = None
+    return True
 
 
 def failure_of(error: Exception) -> RunError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 import traceback
@@ -86,7 +87,8 @@ def up(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         lifecycle.follow(data, supervisor, print_part)
-        console.print(f"Up. export KUBECONFIG={stack.kubeconfig}")
+        where = f" --data-dir {shlex.quote(str(data))}" if data_dir else ""
+        console.print(f'Up. For kubectl and groundtune: eval "$(groundtune env{where})"')
         if not detach:
             console.print("Press Ctrl-C to stop.")
             supervisor.wait()
@@ -108,10 +110,11 @@ def status(data_dir: DataDir = None) -> None:
     data = _folder(data_dir)
     Stack.load(data)
     now = lifecycle.observe(data)
-    table = Table("Part", "State", "Start", "About", box=None)
+    table = Table("Part", "State", "Start", "Restarts", "About", box=None)
     for part in now.parts.values():
         state = part.state if now.pid else "stopped"
-        table.add_row(part.title, state, f"{part.seconds:.1f} s", part.message if now.pid else "")
+        about = part.message if now.pid else ""
+        table.add_row(part.title, state, f"{part.seconds:.1f} s", str(part.restarts), about)
     console.print(table)
     if not now.ready:
         raise typer.Exit(1)
@@ -135,9 +138,13 @@ def env(
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return
-    variables = {"KUBECONFIG": facts["kubeconfig"], "PREFECT_API_URL": f"{stack.prefect_url}/api"}
+    variables = {
+        "GROUNDTUNE_DATA": facts["dataDirectory"],
+        "KUBECONFIG": facts["kubeconfig"],
+        "PREFECT_API_URL": f"{stack.prefect_url}/api",
+    }
     for key, value in variables.items():
-        sys.stdout.write(f"export {key}={value}\n")
+        sys.stdout.write(f"export {key}={shlex.quote(value)}\n")
 
 
 @app.command()

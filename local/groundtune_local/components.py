@@ -247,7 +247,9 @@ _WORKER = Component(
         *("--pool", WORK_POOL, "--type", "process", "--name", "local"),
     ],
     check=_check_worker,
-    environment=lambda stack: _prefect_environment(stack) | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
+    environment=lambda stack: (
+        _prefect_environment(stack) | {"PREFECT_WORKER_QUERY_SECONDS": "2", "TQDM_DISABLE": "1"}
+    ),  # bars make no sense in a log
     needs=("prefect", "postgres"),
     prepare=_forget_workers,
 )

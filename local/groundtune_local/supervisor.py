@@ -33,6 +33,7 @@ class PartState:
     message: str = ""
     seconds: float = 0.0
     pid: int = 0
+    restarts: int = 0
 
 
 class Supervisor:
@@ -155,8 +156,9 @@ class Supervisor:
 
     def _set(self, part: Component, state: str, message: str, seconds: float = 0.0, pid: int = 0) -> None:
         before = self._states[part.name]
+        restarts = before.restarts + (state == "restarting")
         self._states[part.name] = PartState(
-            part.title, state, message, seconds or before.seconds, pid or before.pid
+            part.title, state, message, seconds or before.seconds, pid or before.pid, restarts
         )
         self._write()
 

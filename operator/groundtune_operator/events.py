@@ -48,11 +48,23 @@ def _conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Event]:
     gate = _turned(old, new, "EvaluationPassed", "False")
     if gate is not None:
         found.append(Event("Warning", "GateFailed", gate["message"]))
-    stalled = find(new, "Stalled")
-    before = find(old, "Stalled")
+    retrying, before = find(new, "Reconciling"), find(old, "Reconciling")
+    if retrying.get("reason") == Reason.RETRYING != before.get("reason"):
+        found.append(Event("Warning", "RunFailed", retrying["message"]))
+    stalled, before = find(new, "Stalled"), find(old, "Stalled")
     same = (before.get("status"), before.get("reason")) == (stalled.get("status"), stalled.get("reason"))
     if stalled.get("status") == "True" and not same:
         found.append(Event("Warning", stalled["reason"], stalled["message"]))
+    lost = _turned(old, new, "Ready", "False")
+    if (
+        lost is not None
+        and find(old, "Ready").get("status") == "True"
+        and lost["reason"] != stalled.get("reason")
+    ):
+        found.append(Event("Warning", lost["reason"], lost["message"]))
+    stale = _turned(old, new, "Fresh", "False")
+    if stale is not None and stale["reason"] in (Reason.TOO_OLD, Reason.STALE_REFERENCE):
+        found.append(Event("Warning", stale["reason"], stale["message"]))
     return found
 
 

@@ -34,7 +34,7 @@ def _freshness(spec: FineTuneJobSpec | None, facts: ResourceFacts, plan: Plan, n
         None if spec is None or spec.retraining.max_age is None else parse_duration(spec.retraining.max_age)
     )
     since = None if facts.promoted is None else facts.promoted.promoted_at or facts.promoted.created_at
-    return by_age("promotion", since, limit, plan.failure, now)
+    return by_age("promotion", Reason.NEVER_PROMOTED, since, limit, plan.failure, now)
 
 
 def _ready(
@@ -67,7 +67,7 @@ def _dataset(facts: ResourceFacts, plan: Plan) -> Verdict:
 
 def _evaluation(spec: FineTuneJobSpec | None, facts: ResourceFacts, plan: Plan) -> Verdict:
     if spec is None or spec.evaluation is None:
-        return verdict("EvaluationPassed", True, Reason.NO_GATE)
+        return verdict("EvaluationPassed", True if facts.latest is not None else None, Reason.NO_GATE)
     if plan.failure is not None and plan.failure.error == Reason.EVALUATION_FAILED:
         return verdict("EvaluationPassed", False, Reason.EVALUATION_FAILED, plan.failure.message)
     evaluated = facts.last_evaluated

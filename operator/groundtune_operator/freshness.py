@@ -19,17 +19,22 @@ class Freshness:
 
 
 def by_age(
-    what: str, since: datetime | None, limit: timedelta | None, failure: Run | None, now: datetime
+    what: str,
+    never: Reason,
+    since: datetime | None,
+    limit: timedelta | None,
+    failure: Run | None,
+    now: datetime,
 ) -> Freshness:
     """Fresh by the age of the last success; without a limit, by whether the newest run failed.
 
     Args:
-        what: what happened then, such as `refresh`.
-        since: when it last succeeded.
+        what: what counts as success, such as `successful refresh`.
+        never: the reason when there has been none.
+        since: when there was one last.
     """
     if since is None:
-        text = f"there has been no successful {what} yet"
-        return Freshness(verdict("Fresh", False, Reason.NEVER_REFRESHED, text))
+        return Freshness(verdict("Fresh", False, never, f"there has been no {what} yet"))
     last = f"the last {what} was at {timestamp(since)}"
     if limit is not None:
         if now - since > limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -30,30 +30,50 @@ _STALLING = {Reason.DEPLOY_FAILED, Reason.INVALID_SPEC, Reason.ADAPTER_FAILED, R
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of the endpoint. `trouble`: why Serve could not be told; `registry_error` likewise."""
+    """What is known of the endpoint.
+
+    Args:
+        trouble: why Serve could not be told.
+        registry_error: likewise.
+        gave_up: the application as it was when Serve gave up on this config; it may be starting once more.
+    """
 
     application: Application | None
     readiness: Readiness | str | None
     trouble: str = ""
     registry_error: str | None = None
+    gave_up: Application | None = None
 
 
 class Retries:
-    """When an application that Serve has given up on is put again, by uid."""
+    """Applications that Serve has given up on, by uid: how they failed, and when they are put again."""
 
     def __init__(self) -> None:
-        self._state: dict[str, tuple[int, float]] = {}
+        self._state: dict[str, tuple[Application, int, float]] = {}
+
+    def saw(self, uid: str, application: Application | None, now: float) -> None:
+        """Take in how an application stands. A failure counts until it runs, so that conditions do not flap."""
+        if application is None or application.status == "RUNNING":
+            self.forget(uid)
+        elif application.status == "DEPLOY_FAILED":
+            _, count, at = self._state.get(uid, (None, 0, now + _RETRY_SECONDS))
+            self._state[uid] = (application, count, at)
+
+    def failure(self, uid: str) -> Application | None:
+        """The application as it failed, if it has not run since."""
+        return self._state[uid][0] if uid in self._state else None
 
     def due(self, uid: str, now: float) -> bool:
-        """Whether it is time; the first failure that is seen starts the clock."""
-        count, at = self._state.setdefault(uid, (0, now + _RETRY_SECONDS))
+        """Whether it is time to put it again; the first failure that is seen starts the clock."""
+        application, count, at = self._state[uid]
         if now < at:
             return False
-        self._state[uid] = (count + 1, now + min(_RETRY_CAP, _RETRY_SECONDS * 2.0 ** (count + 1)))
+        wait = min(_RETRY_CAP, _RETRY_SECONDS * 2.0 ** (count + 1))
+        self._state[uid] = (application, count + 1, now + wait)
         return True
 
     def forget(self, uid: str) -> None:
-        """It runs, or is gone."""
+        """It runs, is another one now, or is gone."""
         self._state.pop(uid, None)
 
 
@@ -76,7 +96,7 @@ async def reconcile(context: Context, sync: ServeSync, retries: Retries, body: B
             again = await _tell(context, sync, retries, body, seen.application)
         except BackendError as error:
             trouble, again = str(error), context.settings.poll_seconds
-    seen = Seen(seen.application, seen.readiness, trouble, seen.registry_error)
+    seen = replace(seen, trouble=trouble, gave_up=retries.failure(body.uid))
     url = f"{context.settings.serve_url.rstrip('/')}{route_prefix(body.key.namespace, body.key.name)}/v1"
     return Outcome(status(body, spec, resolved, seen, url), judge(spec, None, resolved, seen), again)
 
@@ -88,13 +108,13 @@ async def _tell(
     wanted = sync.render(context, body)
     if wanted is None:
         return None
-    failed = application is not None and application.status == "DEPLOY_FAILED"
-    if not failed:
-        retries.forget(body.uid)
     there = None if application is None else application.config
     if not serve_config.includes(there, wanted):
+        retries.forget(body.uid)
         await sync.sync(context)
-    elif failed:
+        return None
+    retries.saw(body.uid, application, context.now().timestamp())
+    if application is not None and application.status == "DEPLOY_FAILED":
         if retries.due(body.uid, context.now().timestamp()):
             await sync.sync(context, retry=wanted["name"])
         return _RETRY_SECONDS
@@ -109,9 +129,9 @@ def judge(
     knowledge = _knowledge(spec, resolved, seen)
     ready = _ready(spec, problem, resolved, seen, adapters, knowledge)
     cause = ready
-    if seen.application is not None and seen.application.status == "DEPLOY_FAILED":
+    if seen.gave_up is not None:
         # What ran before may still answer, but what the spec says does not run.
-        cause = _deploy_failed(seen.application)
+        cause = _deploy_failed(seen.gave_up)
     elif ready.status == "True" and adapters.status != "True":
         cause = adapters  # an older version answers
     stalled = cause.reason in _STALLING
@@ -125,7 +145,7 @@ def judge(
             "Reconciling",
             busy,
             cause.reason if busy or stalled else Reason.IDLE,
-            cause.message if busy else "",
+            cause.message if busy or stalled else "",
         ),
         verdict(
             "Stalled",
@@ -177,11 +197,11 @@ def _all_answer(spec: InferenceDeploymentSpec | None, seen: Seen) -> bool:
 
 def _starting(seen: Seen) -> Verdict:
     """Why an application that can't be asked does not answer."""
+    if seen.gave_up is not None:
+        return _deploy_failed(seen.gave_up)
     app = seen.application
     if app is None:
         return verdict("Ready", False, Reason.DEPLOYING, "Ray Serve is told to start the application")
-    if app.status == "DEPLOY_FAILED":
-        return _deploy_failed(app)
     told = serve_config.root_cause(next(iter(app.troubles), "") or app.message)
     if app.status == "UNHEALTHY":
         return verdict("Ready", False, Reason.UNHEALTHY, told)

@@ -34,7 +34,7 @@ def _freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan,
         else parse_duration(spec.refresh.max_staleness)
     )
     since = facts.last_success.finished_at if facts.last_success is not None else None
-    return by_age("refresh", since, limit, plan.failure, now)
+    return by_age("successful refresh", Reason.NEVER_REFRESHED, since, limit, plan.failure, now)
 
 
 def _ready(
@@ -61,7 +61,7 @@ def _conditions(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan
 
 def _evaluation(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan) -> Verdict:
     if spec is None or spec.evaluation is None:
-        return verdict("EvaluationPassed", True, Reason.NO_GATE)
+        return verdict("EvaluationPassed", True if facts.live is not None else None, Reason.NO_GATE)
     if plan.failure is not None and plan.failure.error == Reason.EVALUATION_FAILED:
         return verdict("EvaluationPassed", False, Reason.EVALUATION_FAILED, plan.failure.message)
     if facts.last_evaluated is None:

@@ -199,8 +199,7 @@ def progress(
     if trouble:
         return _working(Reason.PREFECT_UNAVAILABLE, trouble)
     if plan.phase is Phase.RETRYING and failure is not None:
-        when = f"; next at {plan.retry_at:%H:%M:%S} UTC" if plan.retry_at else ""
-        text = f"attempt {plan.attempt} of {policy.attempts} failed: {failure.message}{when}"
+        text = f"attempt {plan.attempt} of {policy.attempts} failed: {failure.message}; {_what_next(plan)}"
         return _working(Reason.RETRYING, text)
     if plan.current is not None:
         about = f"run {plan.current.id} ({plan.current.reason})"
@@ -212,6 +211,13 @@ def progress(
             )
         return _working(Reason.RUN_PENDING, about)
     return verdict("Reconciling", False, Reason.IDLE), verdict("Stalled", False, Reason.PROGRESSING)
+
+
+def _what_next(plan: Plan) -> str:
+    if plan.current is not None:
+        going = "is running" if plan.current.state == "Running" else "is being started"
+        return f"run {plan.current.id} ({plan.current.reason}) {going}"
+    return f"next at {plan.retry_at:%H:%M:%S} UTC" if plan.retry_at else "it is tried again now"
 
 
 def _working(reason: str, text: str) -> tuple[Verdict, Verdict]:

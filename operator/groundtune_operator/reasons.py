@@ -38,7 +38,10 @@ class Reason(StrEnum):
     )
     REFRESHING = "Refreshing", "A refresh runs."
     TRAINING = "Training", "A fine-tuning run runs."
-    RETRYING = "Retrying", "The last run failed for no fault of the spec; the next attempt is set."
+    RETRYING = (
+        "Retrying",
+        "The last run failed for no fault of the spec; the message says when it is tried again.",
+    )
     DEPLOYING = "Deploying", "Ray Serve starts or updates the application."
     ADAPTER_LOADING = (
         "AdapterLoading",
@@ -65,6 +68,7 @@ class Reason(StrEnum):
 
     # Stale.
     NEVER_REFRESHED = "NeverRefreshed", "No refresh has succeeded yet."
+    NEVER_PROMOTED = "NeverPromoted", "No adapter version has been promoted yet."
     TOO_OLD = "TooOld", "The last success is longer ago than the spec allows."
     LAST_RUN_FAILED = "LastRunFailed", "The newest run failed, so changes since the last success are missing."
     STALE_REFERENCE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from groundtune_operator.cache import Key
 from groundtune_operator.clients.serve import Application
 from groundtune_operator.references import Resolved
 
+#: Our own errors are written for people, who need not know what class they are.
+_OWN_ERROR = re.compile(r"^groundtune\.errors\.\w+: ")
 IMPORT_PATH = "groundtune_services.app:build"
 DEPLOYMENT = "Gateway"
 
@@ -92,4 +95,5 @@ def root_cause(message: str) -> str:
     last_frame = max(
         (n for n, line in enumerate(lines) if line.startswith((" ", "\t", "Traceback"))), default=-1
     )
-    return " ".join(" ".join(lines[last_frame + 1 :] or lines[-1:]).split())[:1000]
+    words = " ".join(" ".join(lines[last_frame + 1 :] or lines[-1:]).split())
+    return _OWN_ERROR.sub("", words)[:1000]

@@ -74,6 +74,7 @@ class Adapters:
         self._users: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
 
     def declare(self, targets: Sequence[AdapterTarget]) -> None:
         """What should answer from now on; returns at once."""
@@ -103,6 +104,10 @@ class Adapters:
     def readiness(self) -> list[AdapterReadiness]:
         return [slot.readiness() for slot in self._slots.values()]
 
+    async def settled(self) -> None:
+        """Wait until every adapter declared at first has been tried once."""
+        await self._settled.wait()
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -118,6 +123,7 @@ class Adapters:
         while True:
             self._wake.clear()
             failed = await self._converge()
+            self._settled.set()
             if not failed:
                 delay = _FIRST_RETRY
             try:

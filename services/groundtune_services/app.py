@@ -22,6 +22,8 @@ DEPLOYMENT = "Gateway"
 _log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 60.0
+#: Most that a new replica waits for adapters and embedding models; what is not there by then comes later.
+_SETTLE_SECONDS = 120.0
 
 
 def options(args: EngineArgs) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def options(args: EngineArgs) -> dict[str, Any]:
         "max_ongoing_requests": 4 * args.engine.max_num_seqs + 64,
         "graceful_shutdown_timeout_s": _DRAIN_SECONDS,
         "graceful_shutdown_wait_loop_s": 0.5,
-        "health_check_period_s": 5.0,
+        "health_check_period_s": 2.0,  # a replica is replaced after three failures
         # A changed engine is started beside the old one, which answers until then.
         "max_surge_percent": 100,
     }
@@ -54,6 +56,7 @@ class Gateway:
 
     def __init__(self, args: EngineArgs) -> None:
         self._args = args
+        self._settled = False
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Start the engine and prove it.
@@ -77,8 +80,15 @@ class Gateway:
         return self._gateway.app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve another set; it is brought about in the background, on the event loop that this runs on."""
+        """Serve another set; it is brought about in the background, on the event loop that this runs on.
+
+        The first one, before the replica takes requests, is waited for.
+        """
         self._gateway.declare(ServedSet.model_validate(user_config))
+        if not self._settled:
+            # Serve sends no request before this returns: a new replica does not answer with less than its peers.
+            self._settled = True
+            await self._gateway.settle(_SETTLE_SECONDS)
 
     def check_health(self) -> None:
         """Called by Serve, which replaces the replica when it raises.

@@ -24,25 +24,37 @@ _OF_THE_ENGINE = (
     NotImplementedError,
 )
 
+#: After so long, clients that honour Retry-After find another replica, or wait in Serve's queue for the new one.
+_REPLACED_SECONDS = 10
+
 
 class ApiError(Exception):
     """A refusal that the client reads."""
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
+        """`retry_after`: seconds after which the same request may succeed."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
+        self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), status_code=self.status)
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 
 def model_not_found(name: str, known: list[str]) -> ApiError:
@@ -52,6 +64,16 @@ def model_not_found(name: str, known: list[str]) -> ApiError:
         f"The model `{name}` does not exist. This endpoint serves: {', '.join(known)}.",
         code="model_not_found",
         param="model",
+    )
+
+
+def engine_is_dead() -> ApiError:
+    """The engine's process has ended; the replica is about to be replaced."""
+    return ApiError(
+        503,
+        "The engine has died and is being replaced. Please try again in a minute.",
+        code="engine_unavailable",
+        retry_after=_REPLACED_SECONDS,
     )
 
 
@@ -90,6 +112,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _engine_error(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, EngineDeadError):
+        return engine_is_dead().response()
     return refused(create_error_response(error))
 
 

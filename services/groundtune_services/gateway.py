@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -44,6 +45,7 @@ class Gateway:
         self._args = args
         self._engine = engine
         self._served = ServedSet()
+        self._created = int(time.time())
         self._pool = search_pool(settings.database_url.get_secret_value(), _CONNECTIONS)
         self._adapters = Adapters(engine, settings.artifacts)
         self._knowledge = Knowledge(self._pool, settings.models, _RETRIEVAL_SECONDS)
@@ -69,6 +71,12 @@ class Gateway:
         self._adapters.declare(served.adapters)
         self._probe.forget()
 
+    async def settle(self, seconds: float) -> None:
+        """Wait until what is declared is loaded, or has failed to load, or so many seconds are over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(self._adapters.settled(), self._knowledge.settled())
+
     # -- routes ---------------------------------------------------------------------------------------------------
 
     async def chat_completions(self, body: ChatCompletionRequest, request: Request) -> Response:
@@ -78,7 +86,7 @@ class Gateway:
         body.messages = list(grounding.messages)
         answer = await _until_gone(request, self._engine.chat.create_chat_completion(body, request))
         if isinstance(answer, ErrorResponse):
-            return errors.refused(answer)
+            return self._refused(answer)
         said = annotation(route.adapter, grounding.corpora, grounding.used)
         head = headers(
             route.adapter,
@@ -95,7 +103,7 @@ class Gateway:
         exchange = self._admit(body, request)
         answer = await _until_gone(request, self._engine.completion.create_completion(body, request))
         if isinstance(answer, ErrorResponse):
-            return errors.refused(answer)
+            return self._refused(answer)
         head = {"x-groundtune-adapter": exchange.route.adapter or "none"}
         if body.stream:
             return _event_stream(exchange.events(answer, None), head)
@@ -141,6 +149,8 @@ class Gateway:
 
     def _admit(self, body: ChatCompletionRequest | CompletionRequest, request: Request) -> Exchange:
         """Find out what answers, hold on to it, and name it to the engine."""
+        if self._engine.error:
+            raise errors.engine_is_dead()
         known = self._routes()
         name = body.model or self._args.served_name
         route = known.get(name)
@@ -150,6 +160,9 @@ class Gateway:
         requested_model.set(name)
         body.model = route.adapter or BASE
         return Exchange(request, route, lease)
+
+    def _refused(self, answer: ErrorResponse) -> Response:
+        return errors.engine_is_dead().response() if self._engine.error else errors.refused(answer)
 
     async def _ground(self, route: Route, body: ChatCompletionRequest) -> Grounding:
         if not route.grounded:
@@ -168,7 +181,7 @@ class Gateway:
         return {
             "id": route.name,
             "object": "model",
-            "created": 0,
+            "created": self._created,
             "owned_by": "groundtune",
             "root": self._args.model.uri,
             "max_model_len": self._args.engine.max_model_len,

@@ -105,7 +105,9 @@ class Knowledge:
                 degraded = True
             elif isinstance(result, BaseException):
                 raise result
-            elif result.version is not None:
+            elif result.version is None:
+                degraded = True
+            else:
                 corpora[target.name] = result.version
                 lists.append(result.hits)
         return Retrieved(interleave(lists), corpora, (time.monotonic() - started) * 1000, degraded)
@@ -140,6 +142,13 @@ class Knowledge:
     async def probe(self) -> list[KnowledgeReadiness]:
         """Search each knowledge base once, for real."""
         return list(await asyncio.gather(*(self._probe(target) for target in self._targets.values())))
+
+    async def settled(self) -> None:
+        """Wait until the embedding models of what is declared are loaded, or have failed to load."""
+        await asyncio.gather(
+            *(asyncio.shield(self._embedder(target.embedding)) for target in self._targets.values()),
+            return_exceptions=True,
+        )
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

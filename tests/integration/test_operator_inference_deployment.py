@@ -107,7 +107,7 @@ def test_a_failed_start_says_why_and_leaves_the_others(world: World) -> None:
     trace = 'Traceback (most recent call last):\n  File "engine.py", line 3, in start\n    load()\n'
     world.serve.failures[bad] = f"{trace}groundtune.errors.ModelError: spec.model.uri: no such model\n"
     stalled = world.wait(INFD, "bad", "Stalled", "True", "DeployFailed")
-    assert stalled["message"] == "groundtune.errors.ModelError: spec.model.uri: no such model"
+    assert stalled["message"] == "spec.model.uri: no such model"
     assert world.condition(INFD, "good", "Ready")["status"] == "True"
     world.delete(INFD, "bad")
     eventually(lambda: world.gone(INFD, "bad"), "it is gone")

@@ -487,7 +487,7 @@ def test_nothing_live_is_not_ready_and_no_error(world: World) -> None:
         assert "no version is live yet" in world.readiness()[1]["message"]
         answer = ask(world)
         assert answer.headers["x-groundtune-corpus"] == "none"
-        assert "x-groundtune-degraded" not in answer.headers
+        assert answer.headers["x-groundtune-degraded"] == "retrieval"
     finally:
         world.corpus.go_live(1)
     world.wait_ready()

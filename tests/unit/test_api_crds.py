@@ -120,5 +120,5 @@ def test_the_example_manifests_fit_the_types() -> None:
     found = sorted((REPOSITORY / "manifests" / "examples").rglob("*.yaml"))
     assert len(found) >= 3
     for path in found:
-        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kinds[manifest["kind"]].spec_type.model_validate(manifest["spec"])
+        for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            kinds[manifest["kind"]].spec_type.model_validate(manifest["spec"])

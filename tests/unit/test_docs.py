@@ -39,3 +39,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_quick_start_shows_the_file_that_it_applies() -> None:
+    shown = re.search(
+        r"^```yaml\n(.*?)^```", (DOCS / "quickstart.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert shown is not None
+    assert shown[1] == (ROOT / "manifests/examples/handbook/handbook.yaml").read_text(encoding="utf-8")

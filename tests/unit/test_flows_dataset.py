@@ -56,7 +56,7 @@ def test_the_hash_is_that_of_the_chats(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("not json", "Invalid JSON"),
+        ("not json", "is not JSON"),
         ("{}", "messages: Field required"),
         ('{"messages": []}', "messages: "),
         (

@@ -72,7 +72,7 @@ def test_a_quote_is_found_across_line_breaks_and_a_source_by_whole_parts() -> No
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "is not JSON"),
         ('{"question": " ", "relevant": [{"source": "a.md"}]}', "line 2: question:"),
         ('{"question": "q"}', "line 2: relevant: Field required"),
         ('{"question": "q", "relevant": []}', "line 2: relevant:"),

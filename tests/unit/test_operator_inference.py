@@ -14,7 +14,7 @@ from groundtune.serving import AdapterReadiness, KnowledgeReadiness, Readiness
 from groundtune_operator import serve_config
 from groundtune_operator.cache import Body, Cache, Key
 from groundtune_operator.clients.serve import Application
-from groundtune_operator.inference_deployment import Seen, judge
+from groundtune_operator.inference_deployment import Retries, Seen, judge
 from groundtune_operator.references import Resolved, dependents, resolve
 
 MODEL = {"uri": "package://m"}
@@ -192,10 +192,26 @@ def test_a_stale_reference_makes_it_stale_but_not_unready() -> None:
 
 
 def test_a_working_endpoint_stays_ready_when_its_update_failed() -> None:
-    seen = Seen(_application("DEPLOY_FAILED", "Traceback:\n  File\nValueError: no GPU"), _readiness())
-    judged = _judged(_resolve(_cache(), _facts()), seen)
+    failed = _application("DEPLOY_FAILED", "Traceback:\n  File\nValueError: no GPU")
+    judged = _judged(_resolve(_cache(), _facts()), Seen(failed, _readiness(), gave_up=failed))
     assert judged["Ready"][0] == "True"
     assert judged["Stalled"] == ("True", "DeployFailed", "ValueError: no GPU")
+    assert judged["Reconciling"] == ("False", "DeployFailed", "ValueError: no GPU")
+
+
+def test_a_failed_start_is_tried_again_ever_less_often_and_stays_failed_until_it_runs() -> None:
+    retries = Retries()
+    failed = _application("DEPLOY_FAILED", "ValueError: no GPU")
+    retries.saw("u", failed, 0)
+    assert [retries.due("u", at) for at in (29, 30, 31)] == [False, True, False]
+    retries.saw("u", _application("DEPLOYING"), 40)
+    again = Seen(_application("DEPLOYING"), None, gave_up=retries.failure("u"))
+    judged = _judged(_resolve(_cache(), _facts()), again)
+    assert judged["Ready"][1:] == judged["Stalled"][1:] == ("DeployFailed", "ValueError: no GPU")
+    retries.saw("u", failed, 50)
+    assert [retries.due("u", at) for at in (60, 89, 90)] == [False, False, True]
+    retries.saw("u", _application("RUNNING"), 95)
+    assert retries.failure("u") is None
 
 
 def test_a_working_endpoint_stays_ready_without_its_dashboard() -> None:
@@ -248,6 +264,7 @@ def test_only_a_difference_is_told() -> None:
         ("all is well", "all is well"),
         ('ray::X\nTraceback (most recent call last):\n  File "a"\n    f()\nOSError: gone\n', "OSError: gone"),
         ("Traceback:\n  x\nE: one\nand more", "E: one and more"),
+        ("Traceback:\n  x\ngroundtune.errors.ModelError: no such model", "no such model"),
         ("", ""),
     ],
 )

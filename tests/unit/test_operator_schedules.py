@@ -9,6 +9,7 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from groundtune.errors import SpecError
 from groundtune_operator.freshness import by_age
+from groundtune_operator.reasons import Reason
 from groundtune_operator.schedules import Schedule, next_time, validate
 
 
@@ -83,9 +84,14 @@ def test_a_date_that_never_comes_is_named() -> None:
 def test_freshness_ends_when_the_limit_does() -> None:
     since = _at("2026-01-01T00:00")
     limit = timedelta(hours=24)
-    fresh = by_age("refresh", since, limit, None, since + timedelta(hours=23))
+    fresh = by_age(
+        "successful refresh", Reason.NEVER_REFRESHED, since, limit, None, since + timedelta(hours=23)
+    )
     assert fresh.verdict.status == "True"
     assert fresh.until is not None
-    stale = by_age("refresh", since, limit, None, fresh.until)
+    stale = by_age("successful refresh", Reason.NEVER_REFRESHED, since, limit, None, fresh.until)
     assert (stale.verdict.status, stale.verdict.reason) == ("False", "TooOld")
-    assert by_age("refresh", None, limit, None, since).verdict.reason == "NeverRefreshed"
+    assert (
+        by_age("successful refresh", Reason.NEVER_REFRESHED, None, limit, None, since).verdict.reason
+        == "NeverRefreshed"
+    )

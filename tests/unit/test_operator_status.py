@@ -105,6 +105,26 @@ def test_another_reason_to_stall_is_news() -> None:
     assert [event.reason for event in transitions("KnowledgeBase", before, after)] == ["ModelNotFound"]
 
 
+def test_an_endpoint_that_stops_answering_and_one_that_goes_stale_are_told() -> None:
+    before = _status(Ready=("True", "Ready"), Stalled=("False", "Progressing"), Fresh=("True", "UpToDate"))
+    away = _status(Ready=("False", "Unhealthy"), Stalled=("False", "Progressing"), Fresh=("True", "UpToDate"))
+    (event,) = transitions("InferenceDeployment", before, away)
+    assert (event.type, event.reason, event.message) == ("Warning", "Unhealthy", "Unhealthy it is")
+    old = _status(Ready=("True", "Ready"), Fresh=("False", "StaleReference"))
+    (event,) = transitions("InferenceDeployment", before, old)
+    assert (event.type, event.reason) == ("Warning", "StaleReference")
+    broken = _status(Ready=("False", "AdapterFailed"), Stalled=("True", "AdapterFailed"))
+    (event,) = transitions("InferenceDeployment", before, broken)
+    assert event.reason == "AdapterFailed"
+
+
+def test_a_failed_run_that_is_tried_again_is_told_once() -> None:
+    before, after = _status(Reconciling=("True", "Refreshing")), _status(Reconciling=("True", "Retrying"))
+    (event,) = transitions("KnowledgeBase", before, after)
+    assert (event.type, event.reason) == ("Warning", "RunFailed")
+    assert transitions("KnowledgeBase", after, after) == []
+
+
 def test_a_swapped_adapter_names_both() -> None:
     before = {"adapters": [{"name": "style", "version": "style-v1"}]}
     after = {"adapters": [{"name": "style", "version": "style-v2"}]}

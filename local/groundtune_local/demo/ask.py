@@ -13,7 +13,7 @@ import openai
 
 @dataclass(frozen=True)
 class Answer:
-    """A streamed answer. Times in milliseconds."""
+    """A streamed answer. Times in milliseconds; `cut`: it ran into the limit of tokens."""
 
     text: str
     first_token_ms: float
@@ -21,6 +21,7 @@ class Answer:
     adapter: str
     corpus: str
     context_tokens: int
+    cut: bool = False
     citations: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -34,6 +35,7 @@ def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 6
     first = 0.0
     parts: list[str] = []
     extra: dict[str, Any] = {}
+    cut = False
     raw = client.chat.completions.with_raw_response.create(
         model=model,
         messages=[{"role": "user", "content": question}],
@@ -46,6 +48,7 @@ def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 6
         if chunk.choices and (text := chunk.choices[0].delta.content):
             first = first or time.monotonic()
             parts.append(text)
+        cut = cut or any(choice.finish_reason == "length" for choice in chunk.choices)
     ended = time.monotonic()
     return Answer(
         text="".join(parts).strip(),
@@ -54,6 +57,7 @@ def ask(client: openai.OpenAI, model: str, question: str, *, max_tokens: int = 6
         adapter=raw.headers.get("x-groundtune-adapter", "none"),
         corpus=raw.headers.get("x-groundtune-corpus", "none"),
         context_tokens=int(raw.headers.get("x-groundtune-context-tokens", 0)),
+        cut=cut,
         citations=list(extra.get("citations", [])),
     )
 

@@ -35,6 +35,16 @@ MODELS = dict(
 )
 
 _KB, _JOB, _BOT = RESOURCES
+#: What the parts of the report are called in the summary.
+_CHAPTERS = {
+    "start": "stack up",
+    "apply": "resources applied",
+    "firstReady": "all three Ready",
+    "questions": "questions answered",
+    "refresh": "article refreshed",
+    "retrain": "adapter retrained, swapped",
+    "total": "in all",
+}
 _NEW_PRICE_STEP = 5
 
 
@@ -225,7 +235,7 @@ class Story:
         recall = kubectl.get(*_KB.split("/"))["status"].get("evaluation", {})
         self._console.rule("Summary", align="left")
         for name, seconds in self._report["seconds"].items():
-            self._console.print(f"  {name:<12} {seconds:7.1f} s")
+            self._console.print(f"  {_CHAPTERS[name]:<26} {seconds:6.1f} s")
         self._console.print(
             f"  retrieval: recall@{recall.get('k')} {recall.get('recall')}, MRR {recall.get('mrr')}"
         )
@@ -237,9 +247,9 @@ class Story:
             )
             self._console.print(f"  kubectl     export KUBECONFIG={stack.kubeconfig}", soft_wrap=True)
             self._console.print(f"  groundtune  export GROUNDTUNE_DATA={self._data}", soft_wrap=True)
-            self._console.print(
-                f"  Stop        .venv/bin/groundtune down --data-dir {self._data}", soft_wrap=True
-            )
+            command = f".venv/bin/groundtune {{}} --data-dir {self._data}"
+            self._console.print(f"  Stop        {command.format('down')}", soft_wrap=True)
+            self._console.print(f"  Start again {command.format('up --detach')}", soft_wrap=True)
         else:
             self._console.print(
                 "  make demo KEEP=1 leaves the stack up, with the Prefect UI and the endpoint to try"

@@ -21,7 +21,7 @@ def print_answers(console: Console, question: str, fact: str, answers: dict[str,
     table.add_column("answer", ratio=3, overflow="fold")
     table.add_column("what it took", ratio=2, overflow="fold", style="dim")
     for way, answer in answers.items():
-        table.add_row(way, _marked(answer.text, fact), _about(answer))
+        table.add_row(way, _marked(answer.text + " …" * answer.cut, fact), _about(answer))
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from groundtune.api import GROUP
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import StackError
 
@@ -19,6 +21,10 @@ Objects = dict[str, dict[str, Any]]
 RESOURCES = ("kb/support-docs", "ftj/support-voice", "infd/support-bot")
 
 _RETRY_SECONDS = 1.0
+#: Percent between two rows of a run that is otherwise as it was.
+_STRIDE = 20
+#: Of columns whose cells are wider than their headings.
+_WIDTHS = {"NAME": 31, "REASON": 17, "STAGE": 12}
 
 
 class Watch:
@@ -28,8 +34,8 @@ class Watch:
         self._kubectl = kubectl
         self._console = console
         self._started = started
-        self._rows: dict[str, str] = {}
-        self._headers: set[str] = set()
+        self._told: dict[str, tuple[str, ...]] = {}
+        self._headings: set[tuple[str, ...]] = set()
         self._changed = threading.Condition()
         self._objects: Objects = {}
         self._printed: list[str] = []
@@ -84,23 +90,43 @@ class Watch:
             self._closed.wait(_RETRY_SECONDS)
 
     def _print_changes(self) -> None:
-        header = ""
-        for line in self._kubectl.run("get", "kb,ftj,infd").splitlines():
-            if line.startswith("NAME"):
-                header = line
-            elif line.strip():
-                # The age changes always and says nothing; it is the last column.
-                row = line.rsplit(None, 1)[0]
-                name = line.split(None, 1)[0]
-                if self._rows.get(name) != row:
-                    self._rows[name] = row
-                    if header not in self._headers:
-                        self._headers.add(header)
-                        self._console.print(f"[dim]        {_narrow(header)}[/]", soft_wrap=True, markup=True)
-                    minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-                    self._console.print(
-                        f"  {minutes}:{seconds:02d}  {_narrow(row)}", soft_wrap=True, markup=False
-                    )
+        """Print the rows that say something new; a heading only before the first of each kind."""
+        for row in rows(self._kubectl.run("get", "kb,ftj,infd")):
+            name = row["NAME"]
+            if self._told.get(name) == (now := news(row)):
+                continue
+            self._told[name] = now
+            if tuple(row) not in self._headings:
+                self._headings.add(tuple(row))
+                self._console.print(f"[dim]        {_line({each: each for each in row})}[/]", soft_wrap=True)
+            minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+            self._console.print(f"  {minutes}:{seconds:02d}  {_line(row)}", soft_wrap=True, markup=False)
+
+
+def rows(printed: str) -> Iterator[dict[str, str]]:
+    """The cells of `kubectl get` by column, as they stand below the headings; a cell may be empty."""
+    starts: dict[str, int] = {}
+    for line in printed.splitlines():
+        if line.startswith("NAME"):
+            starts = {found[0]: found.start() for found in re.finditer(r"\S+", line)}
+        elif line.strip():
+            ends = [*list(starts.values())[1:], len(line)]
+            cells = zip(starts.items(), ends, strict=True)
+            row = {column: line[start:end].strip() for (column, start), end in cells}
+            yield row | {"NAME": row["NAME"].replace(f".{GROUP}/", "/")}
+
+
+def news(row: dict[str, str]) -> tuple[str, ...]:
+    """What makes a row worth printing again: not that it is older, nor each step of a long run."""
+    steps = row.get("PERCENT", "")
+    coarse = {"AGE": "", "PERCENT": str(int(steps) // _STRIDE) if steps.isdigit() else steps}
+    return tuple((row | {name: said for name, said in coarse.items() if name in row}).values())
+
+
+def _line(row: dict[str, str]) -> str:
+    return "  ".join(
+        f"{said:<{_WIDTHS.get(name, len(name))}}" for name, said in row.items() if name != "AGE"
+    ).rstrip()
 
 
 def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -118,10 +144,6 @@ def _require_progress(objects: Objects) -> None:
         stalled = condition(found, "Stalled")
         if stalled.get("status") == "True":
             raise StackError(f"{name} is stalled: {stalled.get('reason')}: {stalled.get('message')}")
-
-
-def _narrow(row: str) -> str:
-    return row.replace(".groundtune.io", "").rstrip()
 
 
 def condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
