@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from groundtune.api.fine_tune_job import FineTuneJobSpec, Training
 from groundtune.errors import GroundtuneError, ModelError, SpecError
@@ -156,6 +156,7 @@ def train(
         train_dataset=[[examples[number] for number in batch] for batch in batches],
         data_collator=_collate,
     )
+    trainer.remove_callback(PrinterCallback)  # the reporter tells the same where it is looked for
     trainer.add_callback(_Reporter(trainer, report))
     try:
         trainer.train(resume_from_checkpoint=newest_checkpoint(folder))

@@ -355,7 +355,10 @@ _OPERATOR = Component(
     check=_check_operator,
     environment=lambda stack: (
         stack.environment("groundtune_writer")
-        | {"GROUNDTUNE_OPERATOR_LIVENESS_ENDPOINT": f"http://127.0.0.1:{stack.ports['operator']}/healthz"}
+        | {
+            "GROUNDTUNE_OPERATOR_LIVENESS_ENDPOINT": f"http://127.0.0.1:{stack.ports['operator']}/healthz",
+            "GROUNDTUNE_OPERATOR_STARTS_SERVE": "0",  # the Ray part does, on the stack's own port
+        }
     ),
     needs=("postgres", "control-plane"),
     ports=("operator",),

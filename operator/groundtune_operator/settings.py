@@ -33,6 +33,9 @@ class OperatorSettings(BaseSettings):
         validation_alias="RAY_AUTH_TOKEN",
         description="Token of the Ray cluster, if it asks for one.",
     )
+    starts_serve: bool = Field(
+        True, description="Start Serve on the Ray cluster if it does not run; else wait until somebody has."
+    )
     serve_url: str = Field(
         "http://127.0.0.1:8000",
         validation_alias="GROUNDTUNE_SERVE_URL",

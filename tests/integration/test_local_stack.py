@@ -22,7 +22,7 @@ from groundtune_local import lifecycle, processes
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack, StackError
 
-KNOWLEDGE_BASE = """
+RESOURCES = """
 apiVersion: groundtune.io/v1alpha1
 kind: KnowledgeBase
 metadata:
@@ -30,6 +30,13 @@ metadata:
 spec:
   sources:
     - volume: {claimName: docs}
+---
+apiVersion: groundtune.io/v1alpha1
+kind: InferenceDeployment
+metadata:
+  name: bot
+spec:
+  model: {uri: "file:///no/such/model"}
 """
 
 
@@ -123,7 +130,7 @@ def test_a_stack_stopped_while_a_run_starts_goes_on_with_it(up: str, data: Path)
     kubectl = Kubectl(Stack.load(data))
     (data / "volumes" / "docs").mkdir(parents=True)
     (data / "volumes" / "docs" / "hub.md").write_text("# Hub\n\nA hub blinks blue.\n", encoding="utf-8")
-    kubectl.run("apply", "--filename", "-", stdin=KNOWLEDGE_BASE)
+    kubectl.run("apply", "--filename", "-", stdin=RESOURCES)
     _eventually(lambda: bool(_refreshes(data)) and _refreshes(data)[0]["state_type"] == "PENDING")
     caught = _refreshes(data)[0]["id"]
     os.kill(lifecycle.observe(data).pid, signal.SIGTERM)
@@ -132,7 +139,12 @@ def test_a_stack_stopped_while_a_run_starts_goes_on_with_it(up: str, data: Path)
     assert {run["id"]: run["state_type"] for run in _refreshes(data)}[caught] in ("PENDING", "CRASHED")
     kubectl.run("wait", "--for=condition=Ready", "kb/docs", "--timeout=180s")
     assert {run["id"]: run["state_type"] for run in _refreshes(data)}[caught] == "CRASHED"
-    kubectl.run("delete", "kb/docs", "--timeout=60s")
+    # Serve came up on the stack's own port, though the operator had an application for it from the beginning.
+    assert lifecycle.observe(data).parts["ray"].restarts == 0
+    assert httpx.get(f"{Stack.load(data).serve_url}/-/healthz").is_success
+    kubectl.run("wait", "--for=condition=Stalled", "infd/bot", "--timeout=120s")
+    assert "/no/such/model" in kubectl.run("describe", "infd/bot")
+    kubectl.run("delete", "kb/docs", "infd/bot", "--timeout=60s")
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(up: str, data: Path) -> None:

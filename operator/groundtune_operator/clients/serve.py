@@ -55,6 +55,7 @@ class Serve:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=settings.request_seconds,
         )
+        self._starts_serve = settings.starts_serve
         self._endpoint = httpx.AsyncClient(base_url=settings.serve_url, timeout=settings.request_seconds)
 
     async def close(self) -> None:
@@ -64,7 +65,10 @@ class Serve:
 
     async def applications(self) -> dict[str, Application]:
         """Every application, by name."""
-        return applications(await call(self._dashboard, "Ray Serve", "GET", _PATH) or {})
+        raw = await call(self._dashboard, "Ray Serve", "GET", _PATH) or {}
+        if not self._starts_serve and not raw.get("proxies"):
+            raise BackendError("Ray Serve is not up yet")
+        return applications(raw)
 
     async def put(self, config: Mapping[str, Any]) -> None:
         """Make the applications be those of `config`; any that it leaves out is removed."""
