@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -225,9 +226,9 @@ def _forget_workers(stack: Stack) -> None:
     """A stack has one worker. One that was killed would count as online until it has missed its heartbeats."""
     workers = f"{stack.prefect_url}/api/work_pools/{WORK_POOL}/workers"
     with suppress(httpx.HTTPError):  # the worker itself will say if Prefect is away
-        answer = _http.post(f"{workers}/filter", json={})
+        answer = _http.post(f"{workers}/filter", json={}, timeout=30)
         for worker in answer.json() if answer.is_success else []:
-            _http.delete(f"{workers}/{worker['name']}")
+            _http.delete(f"{workers}/{worker['name']}", timeout=30)
 
 
 def _check_worker(stack: Stack) -> str:
@@ -244,7 +245,8 @@ _WORKER = Component(
     command=lambda stack: [
         *("nice", "-n", "10"),  # answers go before training, which inherits this
         *(_script("prefect"), "worker", "start"),
-        *("--pool", WORK_POOL, "--type", "process", "--name", "local"),
+        # another name each time: by it the operator knows that the one before, which may have a run, is gone
+        *("--pool", WORK_POOL, "--type", "process", "--name", f"local-{secrets.token_hex(3)}"),
     ],
     check=_check_worker,
     environment=lambda stack: (
