@@ -16,7 +16,7 @@ from groundtune_local.kubectl import Kubectl
 from groundtune_local.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -25,7 +25,8 @@ def test_the_quick_start_holds(told: Told) -> None:
     Kubectl(Stack.load(told.data)).run(
         "delete", "infd", "support-bot", "--timeout=120s"
     )  # its cores are needed
-    blocks = BLOCK.findall((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8"))
+    found = BLOCK.findall((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8"))
+    blocks = [text for language, text in found if not language]
     assert blocks[:2] == ["make demo\n", "make demo KEEP=1\n"]
     # One shell for all of them, as exports have to last; a line between tells whose output is whose.
     script = "echo; echo =====\n".join(["set -e\n", *blocks[2:]])
