@@ -41,9 +41,9 @@ def test_the_quick_start_holds(told: Told) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     up, _, _, search, asked, _, down = done.stdout.split("=====\n")[1:]
     assert "up" in up
-    assert "31 days" in search
+    assert "34 euros" in search
     answer = json.loads(asked.strip().splitlines()[-1])
-    assert "31" in answer["choices"][0]["message"]["content"]
-    assert answer["groundtune"]["citations"][0]["text"].startswith("Everyone has 31 days")
+    assert "34" in answer["choices"][0]["message"]["content"]
+    assert answer["groundtune"]["citations"][0]["text"].startswith("The Studio plan costs 34")
     assert "Stopped" in down
     assert list(processes.marked(told.data)) == []
