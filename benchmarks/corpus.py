@@ -90,6 +90,20 @@ def _sections(node: ast.AST, name: str, level: int) -> Iterator[str]:
             yield from _sections(child, child.name, level)
 
 
+def pieces(documents: dict[str, str], characters: int = 1500) -> dict[str, str]:
+    """Smaller documents, cut between paragraphs, each of about so many characters."""
+    cut = {}
+    for name, text in documents.items():
+        paragraphs, number = [""], 0
+        for paragraph in [*text.split("\n\n"), None]:
+            if paragraph is None or len(paragraphs[-1]) > characters:
+                cut[f"{name.removesuffix('.md')}-{number}.md"] = paragraphs.pop()
+                paragraphs, number = [""], number + 1
+            if paragraph is not None:
+                paragraphs[-1] += f"{paragraph}\n\n"
+    return cut
+
+
 def write(documents: dict[str, str], folder: Path) -> None:
     """The documents as files, made anew."""
     folder.mkdir(parents=True, exist_ok=True)

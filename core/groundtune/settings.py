@@ -23,6 +23,17 @@ class Settings(BaseSettings):
     volumes: Path = Field(
         Path("/volumes"), description="Folder under which claims are mounted, one folder a claim."
     )
+    config_maps: Path = Field(
+        Path("/configmaps"), description="Folder under which ConfigMaps are mounted, one folder each."
+    )
+    secrets: Path = Field(
+        Path("/secrets"),
+        description="Folder under which the Secrets of sources are mounted, one folder each.",
+    )
+    sources: Path = Field(
+        Path.home() / ".cache" / "groundtune" / "sources",
+        description="Folder of what is kept of sources between runs; it may be emptied at any time.",
+    )
     models: Path = Field(
         Path.home() / ".cache" / "groundtune" / "models",
         description="Folder of converted and downloaded models.",

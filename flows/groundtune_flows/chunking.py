@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from groundtune_flows.formats import Form
+
 #: Part of every recipe: raise it when the same text would be cut in another way, so that a new space is built.
 CHUNKER = 1
 
@@ -24,6 +26,7 @@ Span = tuple[int, int]
 
 _NEWLINE = re.compile(r"\r\n?|\n")
 _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n?|\n)){2,}")
+_TOP_LEVEL = re.compile(r"(?:[ \t]*(?:\r\n?|\n)){2,}(?=[^\s})\]])")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")
 _WORD = re.compile(r"\s+")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)---[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL)
@@ -47,13 +50,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`text` is `source[start:end]`; `heading` names the headings above it that are not in `text` themselves."""
+    """`text` is `source[start:end]`; `heading` names the headings above it that are not in `text` themselves.
+
+    `page` is that on which it begins, counted from 1, where the document has pages.
+    """
 
     start: int
     end: int
     text: str
     heading: str
     tokens: int
+    page: int | None = None
 
     @property
     def embedded(self) -> str:
@@ -103,10 +110,16 @@ class _Ruler:
         return self.exact(span) <= budget
 
 
-def chunk_text(text: str, tokenize: Tokenize, limits: Limits, *, markdown: bool) -> list[Chunk]:
+def chunk_text(
+    text: str, tokenize: Tokenize, limits: Limits, form: Form = Form.PLAIN, pages: Sequence[int] = ()
+) -> list[Chunk]:
     """Chunks of `text` in order; none is empty or above `limits.max_tokens`, and every non-blank character but
-    those of overlaps is in exactly one."""
-    outline = _markdown_outline(text) if markdown else _plain_outline(text)
+    those of overlaps is in exactly one.
+
+    Args:
+        pages: where each page begins, for texts that have such.
+    """
+    outline = _OUTLINES[form](text)
     ruler = _Ruler(text, tokenize)
     chunks: list[Chunk] = []
     for section in _joined(outline.sections, ruler, limits.max_tokens):
@@ -123,7 +136,8 @@ def chunk_text(text: str, tokenize: Tokenize, limits: Limits, *, markdown: bool)
         for span in _cut(text, section.span, ruler, budget, budget - overlap, levels):
             whole = _with_overlap(text, span, previous, ruler, overlap, budget)
             heading = first if previous is None else later
-            chunks.append(Chunk(*whole, text[whole[0] : whole[1]], heading, ruler.exact(whole)))
+            page = bisect_right(pages, whole[0]) if pages else None
+            chunks.append(Chunk(*whole, text[whole[0] : whole[1]], heading, ruler.exact(whole), page))
             previous = span
     return chunks
 
@@ -238,6 +252,13 @@ def _plain_outline(text: str) -> _Outline:
     return _Outline([_Section((0, len(text)), (), "")], blocks, [])
 
 
+def _code_outline(text: str) -> _Outline:
+    """Blocks begin where a line does that is not indented, after an empty one: definitions, in most languages."""
+    blocks = [match.end() for match in _TOP_LEVEL.finditer(text)]
+    items = [match.end() for match in _BLANK_LINES.finditer(text)]
+    return _Outline([_Section((0, len(text)), (), "")], blocks, items)
+
+
 def _markdown_outline(text: str) -> _Outline:
     front = _FRONT_MATTER.match(text)
     offset = front.end() if front else 0
@@ -281,3 +302,10 @@ def _plain(inline: Token) -> str:
             child.content for child in inline.children or [] if child.type in ("text", "code_inline")
         ).split()
     )
+
+
+_OUTLINES: dict[Form, Callable[[str], _Outline]] = {
+    Form.MARKDOWN: _markdown_outline,
+    Form.PLAIN: _plain_outline,
+    Form.CODE: _code_outline,
+}

@@ -7,15 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from groundtune.api.common import Source
+from groundtune.api.sources import Source
 from groundtune.errors import SourceError
+from groundtune_flows.formats.text import decode
 from groundtune_flows.jsonl import first_problem
-from groundtune_flows.sources import UnreadableFile, decode, jsonl_files
+from groundtune_flows.sources.discovery import jsonl_files
+from groundtune_flows.sources.found import Places, UnreadableFile, read_whole
 
 
 class Message(BaseModel):
@@ -89,7 +90,7 @@ class Dataset:
         return sum(count - 1 for count in Counter(example.key for example in self.examples).values())
 
 
-def load_dataset(source: Source, volumes: Path, *, field: str) -> Dataset:
+def load_dataset(source: Source, where: Places, *, field: str) -> Dataset:
     """Read chats from a JSONL file, or all of them under a folder.
 
     Raises:
@@ -97,10 +98,10 @@ def load_dataset(source: Source, volumes: Path, *, field: str) -> Dataset:
     """
     examples: list[Example] = []
     problems: list[Problem] = []
-    for file in jsonl_files(source, volumes, field=field, reason="DatasetNotFound"):
-        name = file.path.rsplit("/", 1)[-1]
+    for file in jsonl_files(source, where, field=field, reason="DatasetNotFound"):
+        name = file.name.rsplit("/", 1)[-1]
         try:
-            text = decode(file.read())
+            text = decode(read_whole(file))
         except UnreadableFile as error:
             problems.append(Problem(name, str(error)))
             continue

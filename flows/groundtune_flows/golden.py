@@ -6,16 +6,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 from pydantic import Field as PydanticField
 
-from groundtune.api.common import Source
+from groundtune.api.sources import Source
 from groundtune.errors import SpecError
+from groundtune_flows.formats.text import decode
 from groundtune_flows.jsonl import first_problem
-from groundtune_flows.sources import UnreadableFile, decode, jsonl_files
+from groundtune_flows.sources.discovery import jsonl_files
+from groundtune_flows.sources.found import Places, UnreadableFile, read_whole
 
 _Filled = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -36,10 +37,11 @@ class Question(BaseModel):
 
 @dataclass(frozen=True)
 class Golden:
-    """Questions, and the hash of the files that they came from."""
+    """Questions, the hash of the files that they came from, and where those are."""
 
     questions: list[Question]
     hash: str
+    uris: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Place:
         return spans is None or any(start < last and first < end for first, last in spans)
 
 
-def load_golden(source: Source, volumes: Path) -> Golden:
+def load_golden(source: Source, where: Places) -> Golden:
     """Read and check the golden set.
 
     Raises:
@@ -65,10 +67,11 @@ def load_golden(source: Source, volumes: Path) -> Golden:
     field = "spec.evaluation.dataset"
     digest = hashlib.sha256()
     questions: list[Question] = []
-    for file in jsonl_files(source, volumes, field=field, reason="GoldenSetNotFound"):
-        name = file.path.rsplit("/", 1)[-1]
+    files = jsonl_files(source, where, field=field, reason="GoldenSetNotFound")
+    for file in files:
+        name = file.name.rsplit("/", 1)[-1]
         try:
-            data = file.read()
+            data = read_whole(file)
             text = decode(data)
         except UnreadableFile as error:
             raise SpecError(f"{field}: {name} {error}", reason="GoldenSetInvalid") from error
@@ -78,7 +81,7 @@ def load_golden(source: Source, volumes: Path) -> Golden:
                 questions.append(_question(line, f"{field}: {name} line {number}"))
     if not questions:
         raise SpecError(f"{field}: holds no question", reason="GoldenSetInvalid")
-    return Golden(questions, digest.hexdigest())
+    return Golden(questions, digest.hexdigest(), frozenset(file.uri for file in files))
 
 
 def _question(line: str, where: str) -> Question:

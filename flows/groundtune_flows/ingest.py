@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,18 +16,19 @@ from sqlalchemy import Engine
 from groundtune.api import KnowledgeBaseSpec
 from groundtune.registry import corpora
 from groundtune_flows.chunking import CHUNKER, Chunk, Limits, Tokenize, chunk_text
+from groundtune_flows.formats import Text, parse
+from groundtune_flows.formats.isolated import Converter
 from groundtune_flows.prefetch import prefetch
-from groundtune_flows.sources import FoundFile, UnreadableFile, decode
+from groundtune_flows.reading import Reading, read_ahead
+from groundtune_flows.sources.found import Found, GoneFile, UnreadableFile
 
 if TYPE_CHECKING:
     from groundtune.embedding import Embedder
 
 #: Chunks that a batch has before it is embedded and stored; a killed run loses no more than such a batch.
 _BATCH_CHUNKS = 256
-#: Files, and bytes of them, that are compared with what is stored in one query.
+#: Files that are compared with what is stored in one query.
 _GROUP_FILES = 256
-_GROUP_BYTES = 16_000_000
-_MARKDOWN = (".md", ".markdown", ".mdx")
 #: Failed documents that are named; the others are counted.
 _NAMED_FAILURES = 20
 
@@ -60,10 +61,21 @@ class Ingested:
 
 
 @dataclass(frozen=True)
+class Discovered:
+    """The documents of one source. One that was not `reached` keeps what is stored of it."""
+
+    key: str
+    files: Sequence[Found]
+    reached: bool = True
+
+
+@dataclass(frozen=True)
 class _Document:
     uri: str
     content_hash: str
-    text: str
+    fingerprint: str | None
+    source: str
+    parsed: Text
     chunks: list[Chunk]
 
 
@@ -97,19 +109,19 @@ def ingest(
     engine: Engine,
     target: Target,
     spec: KnowledgeBaseSpec,
-    files: Sequence[FoundFile],
+    sources: Sequence[Discovered],
     embedder: Callable[[], Embedder],
     progress: Callable[[int, int], None],
     outcome: Ingested,
 ) -> None:
-    """Bring the version in line with the files.
+    """Bring the version in line with the sources.
 
     Args:
         embedder: gives the model; called only when there is something to cut and embed.
         progress: told the files done, and all.
         outcome: filled in on the way, so that a run that fails knows what it has used.
     """
-    outcome.files = len(files)
+    outcome.files = sum(len(each.files) for each in sources)
 
     def write(action: Callable[[Any], None]) -> None:
         with engine.begin() as connection:
@@ -118,7 +130,8 @@ def ingest(
         outcome.written = True
 
     done = 0
-    steps = prefetch(_changed(engine, target, spec, files, embedder, outcome))
+    gone: set[str] = set()
+    steps = prefetch(_changed(engine, target, spec, sources, embedder, outcome, gone))
     for batch in prefetch(_embedded(engine, target, steps, embedder)):
         if batch.documents:
             documents = batch.documents
@@ -126,79 +139,103 @@ def ingest(
         outcome.embedded_chunks += batch.chunks
         outcome.embedded_tokens += batch.tokens
         done += batch.files
-        progress(done, len(files))
+        progress(done, outcome.files)
+    found = [file.uri for each in sources for file in each.files if file.uri not in gone]
+    kept = [each.key for each in sources if not each.reached]
     with engine.begin() as connection:
-        found = [file.uri for file in files]
-        gone = corpora.missing_documents(connection, target.space_id, target.version, found)
-    if gone:
-        write(lambda c: corpora.close_documents(c, target.space_id, target.version, gone))
+        missing = corpora.missing_documents(connection, target.space_id, target.version, found, kept)
+    if missing:
+        write(lambda c: corpora.close_documents(c, target.space_id, target.version, missing))
 
 
 def _changed(
     engine: Engine,
     target: Target,
     spec: KnowledgeBaseSpec,
-    files: Iterable[FoundFile],
+    sources: Sequence[Discovered],
     embedder: Callable[[], Embedder],
     outcome: Ingested,
+    gone: set[str],
 ) -> Iterator[_Step]:
     """Documents that are new or differ from what is stored, cut into chunks, in batches."""
-    cut: Callable[[str, str], list[Chunk]] | None = None
+    cut: Callable[[Text], list[Chunk]] | None = None
     pending: list[_Document] = []
     passed = 0
-    for group in _groups(files, outcome):
-        uris = [file.uri for file, _ in group]
-        with engine.connect() as connection:
-            stored = corpora.visible_hashes(connection, target.space_id, target.version, uris)
-        for file, data in group:
-            passed += 1
-            content_hash = hashlib.sha256(data).hexdigest()
-            if not data or stored.get(file.uri) == content_hash:
-                continue
-            try:
-                text = decode(data)
-            except UnreadableFile as error:
-                outcome.fail(file.uri, str(error))
-                continue
-            if cut is None:
-                cut = cutter(spec, embedder())
-            pending.append(_Document(file.uri, content_hash, text, cut(file.uri, text)))
-            if sum(len(document.chunks) for document in pending) >= _BATCH_CHUNKS:
-                yield _Step(passed, pending)
-                pending, passed = [], 0
-        if not pending:
-            yield _Step(passed, [])
-            passed = 0
+    with Converter() as convert:
+        for key, group in _groups(sources):
+            with engine.connect() as connection:
+                stored = corpora.visible_documents(
+                    connection, target.space_id, target.version, [file.uri for file in group]
+                )
+            seen: list[corpora.Seen] = []
+            for file, reading in read_ahead(group, {uri: each.fingerprint for uri, each in stored.items()}):
+                passed += 1
+                result = _taken(file, reading, stored.get(file.uri), key, convert, outcome, gone)
+                if isinstance(result, corpora.Seen):
+                    seen.append(result)
+                if not isinstance(result, _Document):
+                    continue
+                if cut is None:
+                    cut = cutter(spec, embedder())
+                pending.append(replace(result, chunks=cut(result.parsed)))
+                if sum(len(each.chunks) for each in pending) >= _BATCH_CHUNKS:
+                    yield _Step(passed, pending)
+                    pending, passed = [], 0
+            if seen:
+                with engine.begin() as connection:
+                    corpora.note_seen(connection, target.space_id, target.version, seen)
+            if not pending:
+                yield _Step(passed, [])
+                passed = 0
     yield _Step(passed, pending)
 
 
-def _groups(files: Iterable[FoundFile], outcome: Ingested) -> Iterator[list[tuple[FoundFile, bytes]]]:
-    """Files with their bytes. One that can't be read is counted, and comes without any."""
-    group: list[tuple[FoundFile, bytes]] = []
-    size = 0
-    for file in files:
-        try:
-            data = file.read()
-            if not data:
-                outcome.fail(file.uri, "is empty")
-        except UnreadableFile as error:
-            outcome.fail(file.uri, str(error))
-            data = b""
-        group.append((file, data))
-        size += len(data)
-        if len(group) >= _GROUP_FILES or size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    yield group
+def _taken(
+    file: Found,
+    reading: Reading,
+    known: corpora.StoredDocument | None,
+    key: str,
+    convert: Converter,
+    outcome: Ingested,
+    gone: set[str],
+) -> _Document | corpora.Seen | None:
+    """The document if it is new or changed; what is now known of one that is not, if that is news.
+
+    One that can't be taken in is counted.
+    """
+    try:
+        if isinstance(reading, UnreadableFile):
+            raise reading
+        if reading is None:
+            assert known is not None
+            return None if known.source == key else corpora.Seen(file.uri, known.fingerprint, key)
+        mark, content_hash = reading.fingerprint, hashlib.sha256(reading.data).hexdigest()
+        if known is not None and known.content_hash == content_hash:
+            same = (mark, key) == (known.fingerprint, known.source)
+            return None if same else corpora.Seen(file.uri, mark, key)
+        parsed = parse(file.name, reading, convert)
+    except UnreadableFile as error:
+        outcome.fail(file.uri, str(error))
+        if isinstance(error, GoneFile):
+            gone.add(file.uri)
+        return None
+    return _Document(file.uri, content_hash, mark, key, parsed, [])
 
 
-def cutter(spec: KnowledgeBaseSpec, embedder: Embedder) -> Callable[[str, str], list[Chunk]]:
-    """Function of a document's URI and text that gives its chunks, counted with the model's own tokenizer."""
+def _groups(sources: Sequence[Discovered]) -> Iterator[tuple[str, Sequence[Found]]]:
+    """Files of one source each, with its key."""
+    for source in sources:
+        for start in range(0, len(source.files), _GROUP_FILES):
+            yield source.key, source.files[start : start + _GROUP_FILES]
+
+
+def cutter(spec: KnowledgeBaseSpec, embedder: Embedder) -> Callable[[Text], list[Chunk]]:
+    """Function of a text that gives its chunks, counted with the model's own tokenizer."""
     tokenize = _tokenizer(embedder)
     special = embedder.tokenizer.num_special_tokens_to_add(is_pair=False)
     window = embedder.max_tokens - special - len(tokenize(spec.embedding.document_prefix))
     limits = Limits(spec.chunking.max_tokens, spec.chunking.overlap_tokens, window)
-    return lambda uri, text: chunk_text(text, tokenize, limits, markdown=uri.lower().endswith(_MARKDOWN))
+    return lambda parsed: chunk_text(parsed.text, tokenize, limits, parsed.form, parsed.pages)
 
 
 def _tokenizer(embedder: Embedder) -> Tokenize:
@@ -235,11 +272,15 @@ def _embedded(
             corpora.NewDocument(
                 document.uri,
                 document.content_hash,
-                document.text,
+                document.parsed.text,
                 [
-                    corpora.NewChunk(c.start, c.end, c.tokens, c.heading, c.text, vectors[c.heading, c.text])
+                    corpora.NewChunk(
+                        c.start, c.end, c.tokens, c.heading, c.text, vectors[c.heading, c.text], c.page
+                    )
                     for c in document.chunks
                 ],
+                document.fingerprint,
+                document.source,
             )
             for document in step.documents
         ]

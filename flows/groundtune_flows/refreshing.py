@@ -20,9 +20,9 @@ from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
 from groundtune_flows.evaluation import Asked, Scores, ask, failed_gates, mean, measured_with, worst
 from groundtune_flows.golden import Golden, load_golden
-from groundtune_flows.ingest import Ingested, Target, ingest, recipe
+from groundtune_flows.ingest import Discovered, Ingested, Target, ingest, recipe
 from groundtune_flows.run import Run
-from groundtune_flows.sources import FoundFile, document_files
+from groundtune_flows.sources.discovery import documents, places, source_key
 
 
 @cache
@@ -38,6 +38,7 @@ class Refresh:
         self._engine = run.engine
         self._snapshot = snapshot
         self._spec = snapshot.spec
+        self._unreached: list[SourceError] = []
 
     def run(self) -> None:
         """Do it.
@@ -55,10 +56,10 @@ class Refresh:
             "evaluation": None,
         }
         evaluation = self._spec.evaluation
-        golden = load_golden(evaluation.dataset, settings().volumes) if evaluation else None
-        files = self._discover()
+        golden = load_golden(evaluation.dataset, places()) if evaluation else None
+        sources = self._discover(golden.uris if golden else frozenset())
         target, newest = self._target()
-        outcome = self._ingest(target, files)
+        outcome = self._ingest(target, sources)
         candidate = newest
         if outcome.written or self._needs_version(newest):
             candidate = self._finish(target)
@@ -73,13 +74,34 @@ class Refresh:
         with self._engine.begin() as connection:
             corpora.collect_garbage(connection, self._snapshot.uid)
 
-    def _discover(self) -> list[FoundFile]:
-        """Every file once, even where two sources overlap."""
-        files: dict[str, FoundFile] = {}
+    def _discover(self, left_out: frozenset[str]) -> list[Discovered]:
+        """What each source holds, every document once, even where two sources overlap.
+
+        Args:
+            left_out: the golden set, which beside the documents would be the best answer to its own questions.
+
+        Raises:
+            SourceError: not one source could be read, or the only one.
+        """
+        seen = set(left_out)
+        found: list[Discovered] = []
         for index, source in enumerate(self._spec.sources):
-            for file in document_files(source, settings().volumes, field=f"spec.sources[{index}]"):
-                files.setdefault(file.uri, file)
-        return list(files.values())
+            field, key = f"spec.sources[{index}]", source_key(source)
+            try:
+                files = [
+                    file
+                    for file in documents(source, places(), field=field)
+                    if not (file.uri in seen or seen.add(file.uri))  # type: ignore[func-returns-value]
+                ]
+            except SourceError as error:
+                self._unreached.append(error)
+                self._run.logger.warning("%s; what is stored of it stays", error)
+                found.append(Discovered(key, [], reached=False))
+            else:
+                found.append(Discovered(key, files))
+        if not any(each.reached for each in found):
+            raise self._unreached[0]
+        return found
 
     def _target(self) -> tuple[Target, CorpusVersionRow | None]:
         """Where this run writes, and the newest version there so far."""
@@ -98,7 +120,7 @@ class Refresh:
             number = newest.version
         return Target(uid, space_id, number, self._run.id), newest
 
-    def _ingest(self, target: Target, files: list[FoundFile]) -> Ingested:
+    def _ingest(self, target: Target, sources: list[Discovered]) -> Ingested:
         def report(done: int, total: int) -> None:
             self._run.progress("embedding", percent=100 * done / max(1, total), done=done, total=total)
 
@@ -108,7 +130,7 @@ class Refresh:
                 self._engine,
                 target,
                 self._spec,
-                files,
+                sources,
                 lambda: _embedder(self._spec.embedding),
                 report,
                 outcome,
@@ -150,15 +172,22 @@ class Refresh:
             "unchanged": max(0, unchanged),
             "failed": outcome.failed,
             "embeddedChunks": outcome.embedded_chunks,
-            "failedDocuments": outcome.failures,
+            "failedDocuments": [*self._unreached_rows(), *outcome.failures],
+            "unreached": [str(error) for error in self._unreached],
         }
         counts = [
             {"what": name, "documents": self._run.result[name]}
             for name in ("added", "updated", "removed", "unchanged", "failed")
         ]
         self._table("summary", counts, "What this refresh found")
-        if outcome.failures:
-            self._table("failed", outcome.failures, "Documents that could not be taken in")
+        if self._run.result["failedDocuments"]:
+            rows = self._run.result["failedDocuments"]
+            self._table("failed", rows, "Documents and sources that could not be taken in")
+
+    def _unreached_rows(self) -> list[dict[str, str]]:
+        return [
+            {"source": str(error).split(": ", 1)[0], "reason": str(error)[:512]} for error in self._unreached
+        ]
 
     def _settle(
         self, candidate: CorpusVersionRow, evaluation: RetrievalEvaluation | None, golden: Golden | None

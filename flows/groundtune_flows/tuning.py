@@ -28,6 +28,7 @@ from groundtune_flows.form import Form
 from groundtune_flows.gates import Outcome, judge
 from groundtune_flows.run import Run
 from groundtune_flows.scoring import GENERATED, Bench, HeldOut
+from groundtune_flows.sources.discovery import places
 from groundtune_flows.training import Step, load_base, total_steps, train
 
 
@@ -96,14 +97,14 @@ class Tuning:
 
     def _datasets(self) -> tuple[Dataset, Dataset | None]:
         """Training and held-out chats, valid and apart from each other."""
-        volumes = settings().volumes
+        where = places()
         evaluation = self._spec.evaluation
-        training = load_dataset(self._spec.dataset, volumes, field="spec.dataset")
+        training = load_dataset(self._spec.dataset, where, field="spec.dataset")
         held_out = None
         if evaluation is not None:
             if evaluation.format_pattern is not None:
                 self._form = Form(evaluation.format_pattern)
-            held_out = load_dataset(evaluation.dataset, volumes, field="spec.evaluation.dataset")
+            held_out = load_dataset(evaluation.dataset, where, field="spec.evaluation.dataset")
         self._require(training.problems, training, "spec.dataset")
         if held_out is not None:
             problems = [*held_out.problems, *leaks(training, held_out)]

@@ -63,7 +63,11 @@ def _conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Event]:
     ):
         found.append(Event("Warning", lost["reason"], lost["message"]))
     stale = _turned(old, new, "Fresh", "False")
-    if stale is not None and stale["reason"] in (Reason.TOO_OLD, Reason.STALE_REFERENCE):
+    if stale is not None and stale["reason"] in (
+        Reason.TOO_OLD,
+        Reason.STALE_REFERENCE,
+        Reason.SOURCE_UNREACHED,
+    ):
         found.append(Event("Warning", stale["reason"], stale["message"]))
     return found
 

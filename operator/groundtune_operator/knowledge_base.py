@@ -34,6 +34,10 @@ def _freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan,
         else parse_duration(spec.refresh.max_staleness)
     )
     since = facts.last_success.finished_at if facts.last_success is not None else None
+    unreached = facts.last_success.result.get("unreached") if facts.last_success is not None else None
+    if unreached:
+        text = f"what is stored of these sources stays as it was: {'; '.join(unreached)}"
+        return Freshness(verdict("Fresh", False, Reason.SOURCE_UNREACHED, text))
     return by_age("successful refresh", Reason.NEVER_REFRESHED, since, limit, plan.failure, now)
 
 

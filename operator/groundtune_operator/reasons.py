@@ -68,6 +68,10 @@ class Reason(StrEnum):
 
     # Stale.
     NEVER_REFRESHED = "NeverRefreshed", "No refresh has succeeded yet."
+    SOURCE_UNREACHED = (
+        "SourceUnreached",
+        "The last refresh could not read every source; what is stored of those stays live, and may be old.",
+    )
     NEVER_PROMOTED = "NeverPromoted", "No adapter version has been promoted yet."
     TOO_OLD = "TooOld", "The last success is longer ago than the spec allows."
     LAST_RUN_FAILED = "LastRunFailed", "The newest run failed, so changes since the last success are missing."

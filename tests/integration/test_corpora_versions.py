@@ -115,11 +115,11 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
                 version = self.building or corpora.next_version(connection, self.uid)
                 corpora.open_version(connection, self.uid, self.space, version, RUN)
                 self.building = version
-                stored = corpora.visible_hashes(connection, self.space, version, list("abcd"))
+                stored = corpora.visible_documents(connection, self.space, version, list("abcd"))
             changed = [
                 made
                 for made in (document(name, content) for name, content in sorted(self.sources.items()))
-                if stored.get(made.uri) != made.content_hash
+                if made.uri not in stored or stored[made.uri].content_hash != made.content_hash
             ]
             for made in changed[:limit]:
                 with engine.begin() as connection:
@@ -212,7 +212,7 @@ def test_an_unfinished_version_of_another_recipe_is_undone(postgres_url: str) ->
         corpora.close_documents(connection, space, 2, ["b"])
         corpora.discard_building(connection, uid, except_space=None)
         assert corpora.next_version(connection, uid) == 2
-        assert set(corpora.visible_hashes(connection, space, 2, ["a", "b"])) == {"a", "b"}
+        assert set(corpora.visible_documents(connection, space, 2, ["a", "b"])) == {"a", "b"}
         assert corpora.changes(connection, space, 2) == corpora.Changes(0, 0, 0)
         reused = corpora.known_vectors(connection, space, [("b", "")])
         assert {key: list(vector) for key, vector in reused.items()} == {

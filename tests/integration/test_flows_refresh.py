@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from flows_platform import Platform, platform
+from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import Engine, text
 
 from groundtune.errors import GroundtuneError
@@ -180,6 +182,60 @@ def test_a_source_out_of_reach_loses_nothing(base: Base) -> None:
     base.folder.mkdir()
     assert base.fails()["error_reason"] == "SourceEmpty", "an empty mount is no deletion of everything"
     assert base.live() == 1
+
+
+def test_a_source_out_of_reach_keeps_its_documents_while_others_move_on(base: Base) -> None:
+    other = base.folder.parent / f"{base.folder.name}-b"
+    other.mkdir()
+    (other / "lamp.md").write_text("The lamp is amber.")
+    base.write("hub.md", "The hub is blue.")
+    base.spec["sources"].append({"volume": {"claimName": other.name}})
+    assert base.refresh()["result"]["added"] == 2
+    other.rename(other.with_name(f"{other.name}-away"))
+    base.write("hub.md", "The hub is red.")
+    run = base.refresh()
+    assert (run["state"], run["result"]["updated"], run["result"]["removed"]) == ("succeeded", 1, 0)
+    assert run["result"]["unreached"][0].startswith(f"spec.sources[1].volume.claimName: {other.name}")
+    assert base.texts(2) == {"hub.md": "The hub is red.", "lamp.md": "The lamp is amber."}
+    other.with_name(f"{other.name}-away").rename(other)
+    (other / "lamp.md").unlink()
+    (other / "plan.md").write_text("The plan costs 34 euros.")
+    assert base.refresh()["result"]["unreached"] == []
+    assert set(base.texts(3)) == {"hub.md", "plan.md"}
+
+
+def test_what_the_source_says_is_unchanged_is_not_read(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.md", "b.md"):
+        base.write(name, f"text of {name}")
+    base.refresh()
+    os.utime(base.folder / "b.md")
+    read = []
+    opened = LocalFileSystem.open
+    monkeypatch.setattr(
+        LocalFileSystem, "open", lambda self, path, *a: read.append(path) or opened(self, path, *a)
+    )
+    run = base.refresh()
+    assert (run["state"], run["result"]["unchanged"]) == ("unchanged", 2)
+    assert read == [str(base.folder / "b.md")]
+    base.refresh()
+    assert len(read) == 1  # that it is what it was, under another time, is kept
+
+
+def test_documents_of_several_formats_in_one_version(base: Base) -> None:
+    base.write(
+        "page.html",
+        "<html><title>Hub</title><body><h2>Reset</h2><p>Hold it for 12 seconds.</p></body></html>",
+    )
+    base.write("plans.csv", "plan,price\nStudio,34\n")
+    base.write("broken.pdf", "%PDF-1.4 nothing")
+    base.spec["sources"][0]["include"] = ["**/*"]
+    run = base.refresh()
+    assert (run["result"]["added"], run["result"]["failed"]) == (2, 1)
+    assert run["result"]["failedDocuments"][0]["reason"] == "is not a PDF that can be read"
+    assert base.texts(1) == {
+        "page.html": "# Hub\n\n## Reset\n\nHold it for 12 seconds.\n",
+        "plans.csv": "plan: Studio\nprice: 34",
+    }
 
 
 def test_only_a_version_that_answers_goes_live(base: Base) -> None:

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from groundtune.api.knowledge_base import DocumentSource
 from groundtune_operator.reasons import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,3 +49,10 @@ def test_the_quick_start_shows_the_file_that_it_applies() -> None:
     )
     assert shown is not None
     assert shown[1] == (ROOT / "manifests/examples/handbook/handbook.yaml").read_text(encoding="utf-8")
+
+
+def test_the_sources_that_are_shown_are_valid() -> None:
+    page = (DOCS / "knowledge-bases.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    kinds = [DocumentSource.model_validate(entry).kind for entry in yaml.safe_load(shown)["sources"]]
+    assert kinds == ["git", "http", "sql"]

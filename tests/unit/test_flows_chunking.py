@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundtune_flows.chunking import Chunk, Limits, chunk_text
+from groundtune_flows.formats import Form
 
 _LINES = st.sampled_from(
     [
@@ -49,7 +50,7 @@ def test_chunks_are_spans_within_the_limits_and_lose_nothing(
     text: str, max_tokens: int, overlap: int, markdown: bool
 ) -> None:
     bounds = limits(max_tokens, min(overlap, max_tokens - 1), window=64)
-    chunks = chunk_text(text, tokens, bounds, markdown=markdown)
+    chunks = chunk_text(text, tokens, bounds, Form.MARKDOWN if markdown else Form.PLAIN)
     covered: set[int] = set()
     for chunk in chunks:
         assert chunk.text == text[chunk.start : chunk.end]
@@ -66,7 +67,7 @@ def test_chunks_are_spans_within_the_limits_and_lose_nothing(
 
 
 def cut(text: str, max_tokens: int = 40, overlap: int = 0) -> list[Chunk]:
-    return chunk_text(text, tokens, limits(max_tokens, overlap), markdown=True)
+    return chunk_text(text, tokens, limits(max_tokens, overlap), Form.MARKDOWN)
 
 
 def test_a_heading_starts_a_chunk_and_its_parents_are_the_context() -> None:
@@ -119,5 +120,5 @@ def test_front_matter_is_no_heading() -> None:
 
 
 def test_only_markdown_has_headings() -> None:
-    (only,) = chunk_text("# not a heading\n\nText.", tokens, limits(), markdown=False)
+    (only,) = chunk_text("# not a heading\n\nText.", tokens, limits(), Form.PLAIN)
     assert (only.heading, only.text) == ("", "# not a heading\n\nText.")

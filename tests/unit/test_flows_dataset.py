@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from groundtune.api.common import Source
+from groundtune.api.sources import Source
 from groundtune.errors import SourceError
 from groundtune_flows.dataset import Dataset, leaks, load_dataset, require_valid
+from groundtune_flows.sources.found import Places
 
 
 def chat(question: str, answer: str = "Yes.", **extra: str) -> str:
@@ -19,7 +20,7 @@ def chat(question: str, answer: str = "Yes.", **extra: str) -> str:
 
 def load(folder: Path, path: str = "") -> Dataset:
     source = Source.model_validate({"volume": {"claimName": folder.name, "path": path}})
-    return load_dataset(source, folder.parent, field="spec.dataset")
+    return load_dataset(source, Places(*[folder.parent] * 4), field="spec.dataset")
 
 
 @pytest.fixture

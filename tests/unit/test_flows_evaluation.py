@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from groundtune.api.common import Source
 from groundtune.api.knowledge_base import RetrievalGates
+from groundtune.api.sources import Source
 from groundtune.errors import SpecError
 from groundtune_flows.evaluation import Scores, failed_gates, mean, score
 from groundtune_flows.golden import Relevant, is_source, load_golden, place
+from groundtune_flows.sources.found import Places
 
 
 def hits(*held: set[int]) -> list[frozenset[int]]:
@@ -85,7 +86,7 @@ def test_a_malformed_golden_set_names_field_and_line(tmp_path: Path, line: str, 
     (tmp_path / "c" / "g.jsonl").write_text(f"{good}\n{line}\n")
     source = Source.model_validate({"volume": {"claimName": "c", "path": "g.jsonl"}})
     with pytest.raises(SpecError) as caught:
-        load_golden(source, tmp_path)
+        load_golden(source, Places(tmp_path, tmp_path, tmp_path, tmp_path))
     assert str(caught.value).startswith("spec.evaluation.dataset: g.jsonl line 2: ")
     assert complaint in str(caught.value)
     assert caught.value.reason == "GoldenSetInvalid"
@@ -97,5 +98,5 @@ def test_a_missing_golden_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         SpecError, match=r"spec\.evaluation\.dataset\.volume\.path: g\.jsonl does not exist"
     ) as caught:
-        load_golden(source, tmp_path)
+        load_golden(source, Places(tmp_path, tmp_path, tmp_path, tmp_path))
     assert caught.value.reason == "GoldenSetNotFound"

@@ -11,7 +11,9 @@ import pytest
 
 from groundtune.api.knowledge_base import DocumentSource
 from groundtune.errors import GroundtuneError, SourceError
-from groundtune_flows.sources import MAX_BYTES, FoundFile, UnreadableFile, decode, document_files
+from groundtune_flows.formats.text import decode
+from groundtune_flows.sources.discovery import documents
+from groundtune_flows.sources.found import MAX_BYTES, Found, Places, UnreadableFile, read_whole
 
 
 @pytest.fixture
@@ -24,12 +26,16 @@ def volume(tmp_path: Path) -> Path:
     return folder
 
 
-def files(volume: Path, path: str = "", **globs: list[str]) -> list[FoundFile]:
+def where(folder: Path) -> Places:
+    return Places(folder, folder.parent / "configmaps", folder.parent / "secrets", folder.parent / "cache")
+
+
+def files(volume: Path, path: str = "", **globs: list[str]) -> list[Found]:
     source = DocumentSource.model_validate({"volume": {"claimName": volume.name, "path": path}, **globs})
-    return list(document_files(source, volume.parent, field="spec.sources[0]"))
+    return list(documents(source, where(volume.parent), field="spec.sources[0]"))
 
 
-def uris(found: list[FoundFile]) -> list[str]:
+def uris(found: list[Found]) -> list[str]:
     return [file.uri for file in found]
 
 
@@ -37,6 +43,7 @@ def test_globs_take_and_leave_out(volume: Path) -> None:
     assert uris(files(volume)) == [
         "volume://docs/a.md",
         "volume://docs/b.txt",
+        "volume://docs/c.pdf",
         "volume://docs/deep/d.md",
         "volume://docs/deep/er/e.md",
     ]
@@ -90,14 +97,14 @@ def test_what_is_wrong_with_a_source_is_named(
     path = extra.pop("path", "") if "path" in extra else ""
     source = DocumentSource.model_validate({"volume": {"claimName": claim, "path": path}, **extra})
     with pytest.raises(GroundtuneError) as caught:
-        list(document_files(source, volume.parent, field="spec.sources[0]"))
+        list(documents(source, where(volume.parent), field="spec.sources[0]"))
     assert caught.value.reason == reason
     assert str(caught.value).startswith(message)
 
 
-def objects(uri: str, **globs: list[str]) -> list[FoundFile]:
+def objects(uri: str, **globs: list[str]) -> list[Found]:
     source = DocumentSource.model_validate({"object": {"uri": uri}, **globs})
-    return list(document_files(source, Path("/nowhere"), field="spec.sources[1]"))
+    return list(documents(source, where(Path("/nowhere")), field="spec.sources[1]"))
 
 
 def test_objects_of_any_filesystem() -> None:
@@ -105,7 +112,7 @@ def test_objects_of_any_filesystem() -> None:
     memory.pipe({"/bucket/docs/a.md": b"alpha", "/bucket/docs/x/b.md": b"beta", "/bucket/other.md": b"no"})
     found = objects("memory://bucket/docs/", include=["**/*.md"])
     assert uris(found) == ["memory://bucket/docs/a.md", "memory://bucket/docs/x/b.md"]
-    assert [file.read() for file in found] == [b"alpha", b"beta"]
+    assert [read_whole(file) for file in found] == [b"alpha", b"beta"]
     assert uris(objects("memory://bucket/docs/a.md")) == ["memory://bucket/docs/a.md"]
     with pytest.raises(
         SourceError, match=r"spec\.sources\[1\]\.object\.uri: memory://nothing does not exist"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groundtune.api.common import API_VERSION, GROUP, VERSION, Condition, Resource, Source
+from groundtune.api.common import API_VERSION, GROUP, VERSION, Condition, Resource
 from groundtune.api.fine_tune_job import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus
 from groundtune.api.inference_deployment import (
     InferenceDeployment,
@@ -10,6 +10,7 @@ from groundtune.api.inference_deployment import (
     InferenceDeploymentStatus,
 )
 from groundtune.api.knowledge_base import KnowledgeBase, KnowledgeBaseSpec, KnowledgeBaseStatus
+from groundtune.api.sources import Source
 
 KINDS: tuple[type[Resource], ...] = (KnowledgeBase, FineTuneJob, InferenceDeployment)
 

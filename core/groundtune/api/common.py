@@ -33,7 +33,7 @@ def exactly_one(*fields: str, what: str) -> dict[str, str]:
     """
     listed = ", ".join(f"has(self.{field}) ? '{field}' : ''" for field in fields)
     given = f"[{listed}].filter(x, x != '')"
-    message = f"give exactly one {what}: {' or '.join(fields)}"
+    message = f"give exactly one {what}: {', '.join(fields[:-1])} or {fields[-1]}"
     return cel(f"{given}.size() == 1", message) | {
         "messageExpression": f"'{message}; there ' + "
         f"({given}.size() == 0 ? 'is none' : 'are ' + {given}.join(' and '))"
@@ -74,7 +74,7 @@ _CRON_PATTERN = (
 )
 
 
-def _worded(pattern: str, message: str, *more: str) -> tuple[Any, Any]:
+def worded(pattern: str, message: str, *more: str) -> tuple[Any, Any]:
     """What a string has to match, refused in words: a schema's `pattern` would show people the expression itself.
 
     Args:
@@ -93,7 +93,7 @@ def _worded(pattern: str, message: str, *more: str) -> tuple[Any, Any]:
 Cron = Annotated[
     str,
     Field(min_length=1, max_length=120),
-    *_worded(
+    *worded(
         _CRON_PATTERN,
         "has to be five cron fields, such as 0 */6 * * *: minute, hour, day of month, month, day of week",
     ),
@@ -101,7 +101,7 @@ Cron = Annotated[
 TimeZone = Annotated[
     str,
     Field(min_length=1, max_length=64),
-    *_worded(
+    *worded(
         r"^[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*$",
         "has to be a time zone of the IANA database, such as Europe/Berlin",
         # fails where the zone is not known
@@ -112,63 +112,18 @@ TimeZone = Annotated[
 Duration = Annotated[
     str,
     Field(min_length=1, max_length=32),
-    *_worded(r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "has to be a duration, such as 90s, 12h, 1h30m or 7d"),
+    *worded(r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "has to be a duration, such as 90s, 12h, 1h30m or 7d"),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 ModelUri = Annotated[
     str,
     Field(min_length=1, max_length=512),
-    *_worded(
+    *worded(
         r"^(hf://[\w.-]+/[\w.-]+|package://[A-Za-z0-9._-]+|file:///.*)$",
         "has to be hf://ORGANIZATION/NAME, package://NAME or file:///PATH",
     ),
 ]
-RelativePath = Annotated[str, Field(max_length=512, pattern=r"^([^/].*)?$")]
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class VolumeSource(ApiModel):
-    """Files on a PersistentVolumeClaim, mounted read-only where the run happens."""
-
-    claim_name: Name = Field(description="Name of the PersistentVolumeClaim, in the resource's namespace.")
-    path: RelativePath = Field(
-        "",
-        description="File or folder inside the volume; empty means all of it. It may not leave the volume.",
-        json_schema_extra=rules(
-            cel(
-                "!self.matches('(^|/)[.][.](/|$)')",
-                "path may not contain '..': it has to stay inside the volume",
-            )
-        ),
-    )
-
-
-class ObjectSource(ApiModel):
-    """Files under a URI that fsspec understands."""
-
-    uri: str = Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[a-z][a-z0-9+.-]*://.+",
-        description="Any fsspec URI of a file or folder: s3://bucket/prefix, gs://…, az://…, file:///….",
-    )
-
-
-class Source(ApiModel):
-    """Where content comes from: exactly one kind of source an entry."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(exactly_one("volume", "object", what="kind of source in an entry"))
-    )
-
-    volume: VolumeSource | None = Field(None, description="Files on a PersistentVolumeClaim.")
-    object: ObjectSource | None = Field(
-        None, description="Files in an object store or any other fsspec location."
-    )
-
-    @property
-    def kind(self) -> Literal["volume", "object"]:
-        return "volume" if self.volume is not None else "object"
 
 
 class Condition(ApiModel):

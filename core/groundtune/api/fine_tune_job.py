@@ -17,12 +17,12 @@ from groundtune.api.common import (
     ModelUri,
     Resource,
     RunCost,
-    Source,
     TimeZone,
     cel,
     exactly_one,
     rules,
 )
+from groundtune.api.sources import Source
 
 
 class BaseModelRef(ApiModel):

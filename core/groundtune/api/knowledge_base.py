@@ -18,21 +18,22 @@ from groundtune.api.common import (
     ModelUri,
     Resource,
     RunCost,
-    Source,
     TimeZone,
     cel,
     rules,
 )
+from groundtune.api.sources import Source
 
 
 class DocumentSource(Source):
     """A source of documents, with the files to take from it."""
 
     include: list[Glob] = Field(
-        default_factory=lambda: ["**/*.md", "**/*.txt"],
-        min_length=1,
+        default_factory=list,
         max_length=32,
-        description="Globs of the files to take, relative to the source's root.",
+        description="Globs of the files to take, relative to the source's root (for http, to the host). Without any, "
+        "all files of these types: Markdown, plain text, HTML, reStructuredText, PDF, DOCX, PPTX. CSV, JSON, JSONL "
+        "and source code are taken where a glob names them.",
     )
     exclude: list[Glob] = Field(
         default_factory=list, max_length=32, description="Globs of files to leave out, applied after include."

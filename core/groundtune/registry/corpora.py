@@ -43,16 +43,42 @@ class NewChunk:
     heading: str
     text: str
     vector: NDArray[np.float32]
+    page: int | None = None
 
 
 @dataclass(frozen=True)
 class NewDocument:
-    """A document to store, in place of the visible one with the same URI."""
+    """A document to store, in place of the visible one with the same URI.
+
+    Args:
+        fingerprint: what the source says of its content without being read, if it does.
+        source: key of the source that it came from.
+    """
 
     uri: str
     content_hash: str
     text: str
     chunks: Sequence[NewChunk]
+    fingerprint: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """What is known of a document that a version holds."""
+
+    content_hash: str
+    fingerprint: str | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A document whose content is what is stored, though its fingerprint or its source is another one now."""
+
+    uri: str
+    fingerprint: str | None
+    source: str
 
 
 @dataclass(frozen=True)
@@ -170,18 +196,37 @@ def discard_building(connection: Connection, kb_uid: str, *, except_space: int |
         )
 
 
-def visible_hashes(
+def visible_documents(
     connection: Connection, space_id: int, version: int, uris: Sequence[str]
-) -> dict[str, str]:
-    """Content hash by URI, of those of the documents that the version holds."""
+) -> dict[str, StoredDocument]:
+    """By URI, those of the documents that the version holds."""
     rows = connection.execute(
         text(
-            "SELECT uri, content_hash FROM groundtune.documents "
+            "SELECT uri, content_hash, fingerprint, source FROM groundtune.documents "
             f"WHERE space_id = :space AND uri = ANY(:uris) AND {_VISIBLE}"
         ),
         {"space": space_id, "uris": list(uris), "version": version},
     )
-    return {row.uri: row.content_hash for row in rows}
+    return {row.uri: StoredDocument(row.content_hash, row.fingerprint, row.source) for row in rows}
+
+
+def note_seen(connection: Connection, space_id: int, version: int, seen: Sequence[Seen]) -> None:
+    """Keep what was learned of unchanged documents. No search sees it, so it needs no version of its own."""
+    connection.execute(
+        text(
+            "UPDATE groundtune.documents d SET fingerprint = s.fingerprint, source = s.source "
+            "FROM unnest(CAST(:uris AS text[]), CAST(:fingerprints AS text[]), CAST(:sources AS text[])) "
+            "AS s (uri, fingerprint, source) "
+            f"WHERE d.space_id = :space AND d.uri = s.uri AND {_VISIBLE}"
+        ),
+        {
+            "space": space_id,
+            "version": version,
+            "uris": [each.uri for each in seen],
+            "fingerprints": [each.fingerprint for each in seen],
+            "sources": [each.source for each in seen],
+        },
+    )
 
 
 def known_vectors(
@@ -215,23 +260,24 @@ def replace_documents(
     ]
     cursor = _raw(connection).cursor()
     with cursor.copy(
-        "COPY groundtune.documents (id, space_id, uri, content_hash, text, chunks, tokens, valid_from) "
-        "FROM STDIN WITH (FORMAT BINARY)"
+        "COPY groundtune.documents (id, space_id, uri, content_hash, text, chunks, tokens, valid_from, "
+        "fingerprint, source) FROM STDIN WITH (FORMAT BINARY)"
     ) as copy:
-        copy.set_types(["int8", "int8", "text", "text", "text", "int4", "int4", "int4"])
+        copy.set_types(["int8", "int8", "text", "text", "text", "int4", "int4", "int4", "text", "text"])
         for id_, document in zip(ids, documents, strict=True):
             tokens = sum(chunk.tokens for chunk in document.chunks)
             content = (document.uri, document.content_hash, document.text)
-            copy.write_row((id_, space_id, *content, len(document.chunks), tokens, version))
+            marks = (document.fingerprint, document.source)
+            copy.write_row((id_, space_id, *content, len(document.chunks), tokens, version, *marks))
     with cursor.copy(
         f"COPY {chunk_table(space_id)} (document_id, ordinal, start_offset, end_offset, tokens, heading, text, "
-        "embedding, valid_from) FROM STDIN WITH (FORMAT BINARY)"
+        "embedding, valid_from, page) FROM STDIN WITH (FORMAT BINARY)"
     ) as copy:
-        copy.set_types(["int8", "int4", "int4", "int4", "int4", "text", "text", "vector", "int4"])
+        copy.set_types(["int8", "int4", "int4", "int4", "int4", "text", "text", "vector", "int4", "int4"])
         for id_, document in zip(ids, documents, strict=True):
             for ordinal, chunk in enumerate(document.chunks):
                 place = (id_, ordinal, chunk.start, chunk.end, chunk.tokens)
-                copy.write_row((*place, chunk.heading, chunk.text, chunk.vector, version))
+                copy.write_row((*place, chunk.heading, chunk.text, chunk.vector, version, chunk.page))
 
 
 def close_documents(connection: Connection, space_id: int, version: int, uris: Sequence[str]) -> None:
@@ -250,8 +296,14 @@ def close_documents(connection: Connection, space_id: int, version: int, uris: S
     )
 
 
-def missing_documents(connection: Connection, space_id: int, version: int, found: Sequence[str]) -> list[str]:
-    """URIs of documents that the version holds and that are not among `found`."""
+def missing_documents(
+    connection: Connection,
+    space_id: int,
+    version: int,
+    found: Sequence[str],
+    kept_sources: Sequence[str] = (),
+) -> list[str]:
+    """URIs of documents that the version holds, that are not among `found` and come from none of `kept_sources`."""
     raw = _raw(connection)
     raw.execute("CREATE TEMPORARY TABLE found (uri text PRIMARY KEY) ON COMMIT DROP")
     with raw.cursor().copy("COPY found (uri) FROM STDIN") as copy:
@@ -260,9 +312,9 @@ def missing_documents(connection: Connection, space_id: int, version: int, found
     rows = connection.execute(
         text(
             f"SELECT d.uri FROM groundtune.documents d WHERE d.space_id = :space AND {_VISIBLE} "
-            "AND NOT EXISTS (SELECT FROM found WHERE found.uri = d.uri)"
+            "AND d.source <> ALL(:kept) AND NOT EXISTS (SELECT FROM found WHERE found.uri = d.uri)"
         ),
-        {"space": space_id, "version": version},
+        {"space": space_id, "version": version, "kept": list(kept_sources)},
     )
     return [uri for (uri,) in rows]
 

@@ -40,7 +40,8 @@ def create_tables(space_id: int, dimensions: int) -> list[str]:
             text text NOT NULL,
             embedding vector({dimensions:d}) NOT NULL,
             valid_from integer NOT NULL,
-            valid_to integer
+            valid_to integer,
+            page integer
         )""",
         f"CREATE INDEX chunks_{space_id:d}_document ON {chunks} (document_id)",
         f"""CREATE TABLE {text_table(space_id)} (

@@ -31,7 +31,7 @@ _LENGTH_WEIGHT = 0.4
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage. `text` is exactly the document's text from `start` to `end` (characters)."""
+    """A passage. `text` is exactly the document's text from `start` to `end` (characters); `page` is counted from 1."""
 
     source: str
     start: int
@@ -40,10 +40,11 @@ class Hit:
     heading: str
     score: float
     version: int
+    page: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The form that every search and every citation of Groundtune gives it."""
-        return {
+        found = {
             "source": self.source,
             "start": self.start,
             "end": self.end,
@@ -51,6 +52,7 @@ class Hit:
             "score": self.score,
             "version": self.version,
         }
+        return found if self.page is None else found | {"page": self.page}
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _statement(corpus: Corpus, mode: str) -> str:
     }[mode]
     return f"""
         SELECT d.uri AS source, c.start_offset AS start, c.end_offset AS end, c.text, c.heading,
-            CAST(r.score AS double precision) AS score, CAST(%(version)s AS integer) AS version
+            CAST(r.score AS double precision) AS score, CAST(%(version)s AS integer) AS version, c.page
         FROM (SELECT id, score FROM ({ranked}) s ORDER BY score DESC, id LIMIT %(limit)s) r
         JOIN {table} c USING (id) JOIN groundtune.documents d ON d.id = c.document_id
         ORDER BY r.score DESC, r.id"""
