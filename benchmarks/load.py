@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
@@ -37,7 +38,8 @@ def main() -> None:
             title: peer.run("load", peer=name, database=platform.database(name), **told)
             for title, name in (("LangChain", "langchain"), ("LlamaIndex", "llamaindex"))
         }
-        seconds["Groundtune"] = _ours(platform, texts, vectors)
+        mine = ours(platform, texts, vectors)
+        seconds["Groundtune"] = {"loaded": mine.loaded, "indexed": mine.indexed}
     loaded = {name: _ROWS / one["loaded"] for name, one in seconds.items()}
     indexed = {name: _ROWS / one["indexed"] for name, one in seconds.items()}
     figures = {f"{name.lower()}_rows_per_s": rate for name, rate in loaded.items()}
@@ -71,16 +73,26 @@ def passages(count: int) -> list[str]:
     return [whole[at : at + _PASSAGE] for at in range(0, step * count, step)]
 
 
-def unit_vectors(count: int) -> NDArray[np.float32]:
-    """Vectors in clusters, as those of texts are; shape (count, 384)."""
-    random = np.random.default_rng(0)
-    centres = random.normal(size=(1000, _DIMENSIONS))
+def unit_vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Vectors in clusters, as those of texts are; shape (count, 384). Clusters are the same for every seed."""
+    centres = np.random.default_rng(0).normal(size=(1000, _DIMENSIONS))
+    random = np.random.default_rng(seed + 1)
     made = centres[random.integers(0, len(centres), count)] + 0.7 * random.normal(size=(count, _DIMENSIONS))
     vectors: NDArray[np.float32] = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
     return vectors
 
 
-def _ours(platform: stack.Platform, texts: list[str], vectors: NDArray[np.float32]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Loaded:
+    """A space that was filled; seconds until its rows were there, and until they were indexed."""
+
+    space: int
+    loaded: float
+    indexed: float
+
+
+def ours(platform: stack.Platform, texts: list[str], vectors: NDArray[np.float32]) -> Loaded:
+    """Load the passages as a refresh does."""
     engine = stack.engine(platform)
     spec = KnowledgeBaseSpec.model_validate({"sources": [{"volume": {"claimName": "none"}}]})
     snapshot = KnowledgeBaseSnapshot(
@@ -103,7 +115,7 @@ def _ours(platform: stack.Platform, texts: list[str], vectors: NDArray[np.float3
         corpora.ensure_vector_index(connection, space, spec.index.m, spec.index.ef_construction)
     indexed = time.perf_counter() - began
     engine.dispose()
-    return {"loaded": loaded, "indexed": indexed}
+    return Loaded(space, loaded, indexed)
 
 
 def _document(at: int, texts: list[str], vectors: NDArray[np.float32]) -> corpora.NewDocument:

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from groundtune.api import crd
 from groundtune.errors import GroundtuneError
-from groundtune_local import lifecycle, searching
-from groundtune_local.stack import Stack, StackError, default_data_dir
+from groundtune_local import lifecycle, searching, versions
+from groundtune_local.options import DataDir, folder
+from groundtune_local.stack import Stack, StackError
 from groundtune_local.supervisor import PartState
 
 app = typer.Typer(
@@ -29,19 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(versions.app, name="kb")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir", help="Folder of the stack [default: $GROUNDTUNE_DATA or ~/.local/share/groundtune]."
-    ),
-]
-
-
-def _folder(data_dir: Path | None) -> Path:
-    return data_dir.resolve() if data_dir else default_data_dir()
 
 
 @app.callback()
@@ -77,7 +68,7 @@ def up(
     ] = False,
 ) -> None:
     """Bring up the whole stack on this machine."""
-    data = _folder(data_dir)
+    data = folder(data_dir)
     if detach and lifecycle.running(data):
         console.print(f"Groundtune is up already in {data}.")
         return
@@ -100,14 +91,14 @@ def up(
 @app.command()
 def down(data_dir: DataDir = None) -> None:
     """Stop the stack. What it has learned stays in its folder."""
-    data = _folder(data_dir)
+    data = folder(data_dir)
     console.print("Stopped." if lifecycle.shut_down(data) else f"Nothing runs in {data}.")
 
 
 @app.command()
 def status(data_dir: DataDir = None) -> None:
     """Show the stack's parts; exit code 1 unless all are ready."""
-    data = _folder(data_dir)
+    data = folder(data_dir)
     Stack.load(data)
     now = lifecycle.observe(data)
     table = Table("Part", "State", "Start", "Restarts", "About", box=None)
@@ -126,7 +117,7 @@ def env(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Print where to reach the stack's parts."""
-    stack = Stack.load(_folder(data_dir))
+    stack = Stack.load(folder(data_dir))
     facts = {
         "kubeconfig": str(stack.kubeconfig),
         "databaseUrl": stack.database_url(),
@@ -150,14 +141,14 @@ def env(
 @app.command()
 def crds(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a file is not in step.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the files are.")] = Path("manifests/crds"),
+    where: Annotated[Path, typer.Option("--folder", help="Where the files are.")] = Path("manifests/crds"),
 ) -> None:
     """Write the CustomResourceDefinitions from the resource types."""
     if not check:
-        crd.write_files(folder)
+        crd.write_files(where)
         return
-    if stale := crd.stale_files(folder):
-        raise StackError(f"{', '.join(stale)} in {folder} not in step with the types; run: groundtune crds")
+    if stale := crd.stale_files(where):
+        raise StackError(f"{', '.join(stale)} in {where} not in step with the types; run: groundtune crds")
 
 
 @app.command()
@@ -180,7 +171,7 @@ def search(
     """Search the live version of a knowledge base, one question or a file of them."""
     if (query is None) == (input_file is None):
         raise typer.BadParameter("give a QUERY or --input FILE.jsonl, one of them")
-    stack = Stack.load(_folder(data_dir))
+    stack = Stack.load(folder(data_dir))
     questions = searching.read_questions(input_file) if input_file else [searching.Question(str(query), {})]
     found = asyncio.run(searching.answer(stack, knowledge_base, questions, top_k))
     if input_file:

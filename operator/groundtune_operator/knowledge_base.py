@@ -17,6 +17,7 @@ from groundtune_operator.conditions import Verdict, verdict
 from groundtune_operator.freshness import Freshness, by_age
 from groundtune_operator.pipeline import Driven
 from groundtune_operator.reasons import Reason
+from groundtune_operator.rollback import roll_back
 from groundtune_operator.runs import Plan
 from groundtune_operator.scheduled import Kind, failed_gate
 from groundtune_operator.schedules import Schedule
@@ -100,6 +101,7 @@ def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | No
         evaluation=None if evaluated is None else RetrievalScores.model_validate(_readable(evaluated)),
         next_refresh_time=due,
         last_handled_request=driven.handled,
+        last_handled_rollback=driven.rolled_back or str(body.status.get("lastHandledRollback", "")),
         cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
         conditions=[],
     )
@@ -130,4 +132,5 @@ KNOWLEDGE_BASE = Kind(
     ready=_ready,
     own_conditions=_conditions,
     status=_status,
+    roll_back=roll_back,
 )

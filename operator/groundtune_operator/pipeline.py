@@ -33,11 +33,13 @@ class Driven:
     Args:
         handled: the request that was last acted on.
         trouble: why Prefect could not be told, or empty.
+        rolled_back: the rollback that was last acted on.
     """
 
     plan: Plan
     handled: str
     trouble: str = ""
+    rolled_back: str = ""
 
     def again(self, now: datetime, poll: float) -> float | None:
         """Seconds until there is something to do. A run in hand may turn out to be dead without any news of it."""

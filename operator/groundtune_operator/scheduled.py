@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -41,6 +41,7 @@ class Kind(Generic[Spec]):
         cadence: the field of the spec that holds the schedule.
         gate_seconds: until a run that missed its gates is tried again; None: not before something has changed.
         working: reason of `Reconciling` while a run is at work.
+        roll_back: makes the version live that an annotation names; gives the annotation that was acted on last.
     """
 
     spec: type[Spec]
@@ -53,6 +54,7 @@ class Kind(Generic[Spec]):
     ready: Callable[[ResourceFacts, Verdict, Verdict, str | None], Verdict]
     own_conditions: Callable[[Spec | None, ResourceFacts, Plan], list[Verdict]]
     status: Callable[[Body, ResourceFacts, Driven, datetime | None], BaseModel]
+    roll_back: Callable[[Context, Body], Awaitable[str]] | None = None
 
     async def reconcile(self, context: Context, pipelines: Pipelines, body: Body) -> Outcome:
         """Observe, start what is due, and say what holds."""
@@ -73,6 +75,8 @@ class Kind(Generic[Spec]):
                 }
             )
             driven = await pipelines.drive(context, body, snapshot, schedule, facts, policy)
+        if self.roll_back is not None and registry_error is None:
+            driven = replace(driven, rolled_back=await self.roll_back(context, body))
         now = context.now()
         fresh = self.freshness(spec, facts or ResourceFacts(), driven.plan, now)
         due = schedules.next_time(schedule, now) if problem is None else None

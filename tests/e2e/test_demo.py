@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -73,6 +74,29 @@ def _engine(data: Path) -> int:
     names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes.marked(data)}
     (found,) = (pid for pid, name in names.items() if name.startswith(b"VLLM::EngineCore"))
     return found
+
+
+def test_an_earlier_version_is_live_again_at_once(told: Told, report: dict[str, Any]) -> None:
+    def groundtune(*arguments: str) -> str:
+        command = [sys.executable, "-m", "groundtune_local", *arguments, "--data-dir", str(told.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    kubectl = Kubectl(Stack.load(told.data))
+    assert [line.split()[:2] for line in groundtune("kb", "versions", "support-docs").splitlines()[1:]] == [
+        ["2", "Live"],
+        ["1", "Superseded"],
+    ]
+    client = openai.OpenAI(base_url=kubectl.get("infd", "support-bot")["status"]["url"], api_key="unused")
+    old, new = report["refresh"]["changed"].split(" → ")
+    for version, price in ((1, old), (2, new)):
+        assert f"Version {version} is live." in groundtune(
+            "kb", "rollback", "support-docs", "--to", str(version)
+        )
+        answer = ask(client, "support-bot:grounded", report["answers"][0]["question"])
+        assert answer.corpus == f"support-docs@{version}"
+        assert price in answer.citations[0]["text"]
 
 
 class _Impatient:

@@ -303,7 +303,7 @@ def test_a_new_recipe_is_built_beside_the_old_and_a_killed_one_goes_on(
     whole = base.refresh()["result"]["embeddedChunks"]
     assert whole > 2 * 256, "several batches, so that a kill can come between"
     (old,) = base.spaces()
-    base.spec["chunking"] = {"maxTokens": 16}
+    base.spec["embedding"] = {"documentPrefix": "passage: "}
 
     def between_batches() -> bool:
         return any(
@@ -323,10 +323,34 @@ def test_a_new_recipe_is_built_beside_the_old_and_a_killed_one_goes_on(
     assert (resumed["version"], base.live(), resumed["added"]) == (2, 2, 6)
 
     # the recipe before is still there and costs nothing
-    base.spec["chunking"] = {"maxTokens": 18}
+    del base.spec["embedding"]
     back = base.refresh()
     assert (back["result"]["version"], back["tokens"], base.live()) == (3, 0, 3)
     assert base.spaces() == [old, new]
+
+
+def test_another_language_or_chunking_embeds_only_what_is_cut_in_another_way(base: Base) -> None:
+    base.write(
+        "a.md",
+        f"# Hub\n\n{'Hubs blink blue. ' * 14}\n\n# Lamp\n\n{'Lamps are amber, and dim at night. ' * 30}",
+    )
+    base.refresh()
+    base.spec["index"] = {"language": "german"}
+    german = base.refresh()["result"]
+    assert (german["version"], german["liveVersion"], german["embeddedChunks"]) == (2, 2, 0)
+    base.spec["chunking"] = {"maxTokens": 100}
+    smaller = base.refresh()["result"]
+    assert (smaller["version"], smaller["liveVersion"]) == (3, 3)
+    cut = [
+        {
+            (row["heading"], row["text"])
+            for row in base.query(f"SELECT heading, text FROM {chunk_table(space)}")
+        }
+        for space in base.spaces()
+    ]
+    assert cut[0] == cut[1]
+    assert cut[0] & cut[2], "some are cut as before"
+    assert smaller["embeddedChunks"] == len(cut[2] - cut[0]) > 0
 
 
 def test_a_rollback_holds_until_the_sources_change(base: Base) -> None:

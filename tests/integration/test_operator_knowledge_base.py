@@ -129,6 +129,32 @@ def test_a_request_runs_exactly_once(world: World) -> None:
     assert len(world.runs(KB, "asked")) == 2
 
 
+def test_an_annotation_makes_an_earlier_version_live_once(world: World) -> None:
+    _live(world, "back")
+    world.request(KB, "back", "again")
+    world.refresh(world.wait_runs(KB, "back", 2), "Nimbus hubs blink red.")
+    eventually(lambda: world.get(KB, "back")["status"]["liveVersion"] == 2, "version 2 is live")
+
+    def ask(value: str) -> dict[str, Any]:
+        world.change(KB, "back", {"metadata": {"annotations": {"groundtune.io/rollbackTo": value}}})
+        eventually(
+            lambda: world.get(KB, "back")["status"].get("lastHandledRollback") == value, "it is acted on"
+        )
+        found: dict[str, Any] = world.get(KB, "back")["status"]
+        return found
+
+    ask("1")
+    eventually(lambda: world.get(KB, "back")["status"]["liveVersion"] == 1, "version 1 is live again")
+    assert "RolledBack" in world.events("back")
+    for wrong in ("7", "one"):
+        assert ask(wrong)["liveVersion"] == 1
+    assert world.events("back").count("RollbackFailed") == 2
+    # The same annotation is no request to go back once more.
+    world.request(KB, "back", "third")
+    world.refresh(world.wait_runs(KB, "back", 3), "Nimbus hubs blink green.")
+    eventually(lambda: world.get(KB, "back")["status"]["liveVersion"] == 3, "version 3 is live")
+
+
 def test_a_date_that_never_comes_is_named_and_clears_once_mended(world: World) -> None:
     world.apply(KB, "never", {"sources": SOURCES, "refresh": {"schedule": "0 3 30 2 *"}})
     stalled = world.wait(KB, "never", "Stalled", "True", "InvalidSchedule")

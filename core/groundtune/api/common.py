@@ -16,6 +16,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 #: Set to any new value (a timestamp, by convention) to ask for a run now.
 REQUEST_ANNOTATION = f"{GROUP}/requestedAt"
+#: Names a version to make live again: `3`, or `3@` and anything, to ask for the same version once more.
+ROLLBACK_ANNOTATION = f"{GROUP}/rollbackTo"
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 

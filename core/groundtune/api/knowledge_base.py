@@ -256,6 +256,11 @@ class KnowledgeBaseStatus(ApiModel):
         max_length=256,
         description="Value of the groundtune.io/requestedAt annotation that was last acted on.",
     )
+    last_handled_rollback: str = Field(
+        "",
+        max_length=256,
+        description="Value of the groundtune.io/rollbackTo annotation that was last acted on.",
+    )
     cost: RunCost | None = Field(None, description="What its refreshes have used so far.")
     conditions: Conditions
 

@@ -234,16 +234,29 @@ def known_vectors(
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
     """Vectors by (heading, text) of the chunks of what these (URI, content hash) were before.
 
-    They are found under the same URI (an edited document) or the same content (a moved one), of any version.
+    They are found under the same URI (an edited document) or the same content (a moved one), of any version, and in
+    every space of the knowledge base whose vectors are of the same model: another language or chunking costs only
+    what it cuts in another way.
     """
     raw = _raw(connection)
-    rows = raw.execute(
-        f"SELECT c.heading, c.text, c.embedding FROM {chunk_table(space_id)} c "
-        "JOIN groundtune.documents d ON d.id = c.document_id "
-        "WHERE d.space_id = %s AND (d.uri = ANY(%s) OR d.content_hash = ANY(%s))",
-        (space_id, [uri for uri, _ in documents], [content for _, content in documents]),
-    )
-    return {(heading, chunk): vector.to_numpy() for heading, chunk, vector in rows}
+    spaces = connection.execute(
+        text(
+            "SELECT other.id FROM groundtune.spaces own JOIN groundtune.spaces other ON other.kb_uid = own.kb_uid "
+            "AND other.recipe -> 'embedding' = own.recipe -> 'embedding' WHERE own.id = :space "
+            "UNION SELECT :space"
+        ),
+        {"space": space_id},
+    ).scalars()
+    known: dict[tuple[str, str], NDArray[np.float32]] = {}
+    for space in spaces:
+        rows = raw.execute(
+            f"SELECT c.heading, c.text, c.embedding FROM {chunk_table(space)} c "
+            "JOIN groundtune.documents d ON d.id = c.document_id "
+            "WHERE d.space_id = %s AND (d.uri = ANY(%s) OR d.content_hash = ANY(%s))",
+            (space, [uri for uri, _ in documents], [content for _, content in documents]),
+        )
+        known |= {(heading, chunk): vector.to_numpy() for heading, chunk, vector in rows}
+    return known
 
 
 def replace_documents(
@@ -424,6 +437,16 @@ def searchable_versions(connection: Connection, kb_uid: str) -> list[int]:
             .order_by(CorpusVersionRow.version.desc())
         ).scalars()
     )
+
+
+def history(connection: Connection, kb_uid: str) -> list[CorpusVersionRow]:
+    """Every version that is kept, newest first."""
+    rows = connection.execute(
+        select(*CorpusVersionRow.__table__.columns)
+        .where(CorpusVersionRow.kb_uid == kb_uid)
+        .order_by(CorpusVersionRow.version.desc())
+    )
+    return [CorpusVersionRow(**row._mapping) for row in rows]
 
 
 def collect_garbage(connection: Connection, kb_uid: str) -> None:

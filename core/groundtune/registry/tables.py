@@ -117,6 +117,8 @@ class DocumentRow(Base):
     tokens: Mapped[int] = mapped_column(Integer)
     valid_from: Mapped[int] = mapped_column(Integer)
     valid_to: Mapped[int | None] = mapped_column(Integer)
+    fingerprint: Mapped[str | None]
+    source: Mapped[str] = mapped_column(server_default="")
 
     __table_args__ = (Index("documents_space_uri_from", "space_id", "uri", "valid_from", unique=True),)
 

@@ -11,6 +11,7 @@ from psycopg import sql
 from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from groundtune.registry import corpora
 from groundtune.registry.database import CHANNEL, connect, migrate
 from groundtune.registry.facts import ResourceFacts, read_facts
 from groundtune.registry.spaces import drop_tables
@@ -42,6 +43,14 @@ class Registry:
     async def delete_corpus(self, uid: str) -> None:
         """Remove all versions of a knowledge base, its documents and its chunk tables."""
         await self._run(_delete_corpus, uid)
+
+    async def roll_back(self, uid: str, version: int) -> None:
+        """Make a version of a knowledge base live that was live before.
+
+        Raises:
+            GroundtuneError: there is no such version any more.
+        """
+        await self._run(_roll_back, (uid, version))
 
     async def changes(self) -> AsyncIterator[str]:
         """Uids of resources whose facts have changed, as they change; the first, empty, says that it listens."""
@@ -84,6 +93,11 @@ def _delete_corpus(engine: Engine, uid: str) -> None:
             for statement in drop_tables(space):
                 connection.execute(text(statement))
         connection.execute(delete(KnowledgeBaseRow).where(KnowledgeBaseRow.uid == uid))
+
+
+def _roll_back(engine: Engine, wanted: tuple[str, int]) -> None:
+    with engine.begin() as connection:
+        corpora.roll_back(connection, *wanted)
 
 
 def _reason(error: Exception) -> str:
