@@ -39,7 +39,6 @@ def refresh():
         store,
         cleanup="full",
         source_id_key="source",
-        key_encoder="sha256",
     )
     return time.perf_counter() - began, counts
 

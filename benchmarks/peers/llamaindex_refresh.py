@@ -10,6 +10,7 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.storage.docstore.postgres import PostgresDocumentStore
+from llama_index.storage.kvstore.postgres import PostgresKVStore
 from llama_index.vector_stores.postgres import PGVectorStore
 from sqlalchemy import make_url
 from transformers import AutoTokenizer
@@ -33,7 +34,8 @@ pipeline = IngestionPipeline(
         embed_model,
     ],
     vector_store=PGVectorStore.from_params(**urls, table_name="docs", embed_dim=384),
-    docstore=PostgresDocumentStore.from_params(**urls, perform_setup=True),
+    # from_uri takes no Unix socket, where the benchmark's Postgres listens
+    docstore=PostgresDocumentStore(PostgresKVStore(table_name="docstore", perform_setup=True, **urls)),
     docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
     disable_cache=True,
 )
