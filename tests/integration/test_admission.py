@@ -80,7 +80,7 @@ def test_good_input_is_taken(kubeconfig: Path, kind: str, spec: dict[str, Any]) 
         (
             "KnowledgeBase",
             {"sources": [{"volume": {"claimName": "docs", "path": "../etc"}}]},
-            ["spec.sources[0].volume.path", "stay inside the volume"],
+            ["spec.sources[0].volume.path", "stay inside the source"],
         ),
         (
             "KnowledgeBase",
