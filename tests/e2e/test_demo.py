@@ -96,7 +96,7 @@ def test_an_earlier_version_is_live_again_at_once(told: Told, report: dict[str, 
         )
         answer = ask(client, "support-bot:grounded", report["answers"][0]["question"])
         assert answer.corpus == f"support-docs@{version}"
-        assert price in answer.citations[0]["text"]
+        assert any(price in entry["text"] for entry in answer.citations)
 
 
 class _Impatient:
