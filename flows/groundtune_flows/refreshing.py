@@ -179,7 +179,8 @@ class Refresh:
             {"what": name, "documents": self._run.result[name]}
             for name in ("added", "updated", "removed", "unchanged", "failed")
         ]
-        self._table("summary", counts, "What this refresh found")
+        if made or outcome.failed:
+            self._table("summary", counts, "What this refresh found")
         if self._run.result["failedDocuments"]:
             rows = self._run.result["failedDocuments"]
             self._table("failed", rows, "Documents and sources that could not be taken in")

@@ -25,6 +25,8 @@ from groundtune.settings import settings
 from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
 
 _PROGRESS_SECONDS = 5.0
+#: Seconds that a run takes before it shows its progress in Prefect.
+_SHOWN_SECONDS = 3.0
 _LOCK_SECONDS = 10.0
 
 _PREFECT_LOGGERS = ("prefect.flow_runs", "prefect.engine")
@@ -44,6 +46,7 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
     _artifact: UUID | None = None
+    _began: float = field(default_factory=time.monotonic)
     _stage: str = ""
     _reported: float = 0.0
 
@@ -62,6 +65,8 @@ class Run:
         percent = min(100.0, max(0.0, percent))
         with self.engine.begin() as connection:
             report_progress(connection, self.id, {"stage": stage, "percent": int(percent), **facts})
+        if now - self._began < _SHOWN_SECONDS:
+            return  # who would look at it? what it costs is a good part of such a run
         if self._artifact is None:
             created = create_progress_artifact(
                 progress=percent, key=self.artifact_key("progress"), description=stage

@@ -79,6 +79,27 @@ def test_good_input_is_taken(kubeconfig: Path, kind: str, spec: dict[str, Any]) 
         ("KnowledgeBase", {"sources": [{}]}, ["spec.sources[0]", "there is none"]),
         (
             "KnowledgeBase",
+            {"sources": [{"git": {"url": "https://me:secret@example.com/x.git"}}]},
+            ["spec.sources[0].git.url", "without a user or password"],
+        ),
+        (
+            "KnowledgeBase",
+            {"sources": [{"git": {"url": "https://example.com/x.git", "path": "a/../.."}}]},
+            ["spec.sources[0].git.path", "stay inside the source"],
+        ),
+        ("KnowledgeBase", {"sources": [{"http": {}}]}, ["spec.sources[0].http", "give urls, or a sitemap"]),
+        (
+            "KnowledgeBase",
+            {"sources": [{"object": {"uri": "http://169.254.169.254/latest"}}]},
+            ["spec.sources[0].object.uri", "for http and https there is the kind http"],
+        ),
+        (
+            "KnowledgeBase",
+            {"sources": [{"sql": {"query": "SELECT 1"}}]},
+            ["spec.sources[0]", "sql needs a secretRef"],
+        ),
+        (
+            "KnowledgeBase",
             {"sources": [{"volume": {"claimName": "docs", "path": "../etc"}}]},
             ["spec.sources[0].volume.path", "stay inside the source"],
         ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flows_platform import Platform, platform
 from sqlalchemy import Engine, text
@@ -292,6 +293,9 @@ def test_the_real_base_model_learns_a_format_and_the_adapter_loads_anywhere(job:
     base = AutoModelForCausalLM.from_pretrained(resolve_model(BASE, "", settings().models, field="base"))
     loaded = PeftModel.from_pretrained(base, str(folder))
     assert any("lora_B" in name and bool(value.any()) for name, value in loaded.state_dict().items())
+    shown = {"artifacts": {"key": {"any_": [f"tests-{job.name}-progress"]}}}
+    response = httpx.post(f"{job.platform.prefect_url}/artifacts/latest/filter", json=shown)
+    assert response.json()[0]["data"] == 100, "a run of some length shows its progress"
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["baseModel"]["uri"] == BASE
     assert provenance["packages"]["peft"]

@@ -43,11 +43,16 @@ class VolumeSource(ApiModel):
 class ObjectSource(ApiModel):
     """Files under a URI that fsspec understands."""
 
-    uri: str = Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[a-z][a-z0-9+.-]*://.+",
-        description="Any fsspec URI of a file or folder: s3://bucket/prefix, gs://…, az://…, file:///….",
+    uri: Annotated[
+        str,
+        Field(min_length=1, max_length=1024),
+        *worded(
+            r"^[a-z][a-z0-9+.-]*://.+",
+            "has to be an fsspec URI, such as s3://bucket/prefix; for http and https there is the kind http",
+            "!self.matches('^https?://')",
+        ),
+    ] = Field(
+        description="Any fsspec URI of a file or folder: s3://bucket/prefix, gs://…, az://…, file:///…."
     )
 
 

@@ -8,6 +8,8 @@ word stands: what makes rare words weigh more than common ones.
 from __future__ import annotations
 
 CORPORA_SCHEMA = "groundtune_corpora"
+#: Bytes of a row up to which nothing of it is compressed or put elsewhere; the most that Postgres takes.
+_INLINE = 8160
 
 
 def chunk_table(space_id: int) -> str:
@@ -23,6 +25,13 @@ def text_table(space_id: int) -> str:
 def term_table(space_id: int) -> str:
     """Qualified name of the table that counts words."""
     return f"{CORPORA_SCHEMA}.terms_{space_id:d}"
+
+
+def _inline_vectors(space_id: int, dimensions: int) -> list[str]:
+    """Vectors that fit into a page stay in their row: fetching them apart costs more than it saves."""
+    if 4 * dimensions > _INLINE - 2000:
+        return []
+    return [f"ALTER TABLE {chunk_table(space_id)} ALTER COLUMN embedding SET STORAGE PLAIN"]
 
 
 def create_tables(space_id: int, dimensions: int) -> list[str]:
@@ -42,7 +51,8 @@ def create_tables(space_id: int, dimensions: int) -> list[str]:
             valid_from integer NOT NULL,
             valid_to integer,
             page integer
-        )""",
+        ) WITH (toast_tuple_target = {_INLINE})""",
+        *_inline_vectors(space_id, dimensions),
         f"CREATE INDEX chunks_{space_id:d}_document ON {chunks} (document_id)",
         f"""CREATE TABLE {text_table(space_id)} (
             chunk_id bigint PRIMARY KEY REFERENCES {chunk_table(space_id)} ON DELETE CASCADE,

@@ -110,6 +110,8 @@ def object_files(uri: str, options: Mapping[str, str], field: str) -> Iterator[t
         options: of the filesystem, such as credentials.
     """
     uri = uri.rstrip("/")
+    if uri.startswith(("http://", "https://")):
+        raise SpecError(f"{field}: {uri}: for http and https there is the kind http, which knows whom to ask")
     try:
         filesystem, base = url_to_fs(uri, **options)
         if filesystem.isfile(base):
