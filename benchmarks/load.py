@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import corpus, peer, stack
 from benchmarks.report import report
 from groundtune.api import KnowledgeBaseSpec
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune.registry.texts import index_texts
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
@@ -108,7 +108,7 @@ def ours(platform: stack.Platform, texts: list[str], vectors: NDArray[np.float32
     for first in range(0, len(texts), step):
         documents = [_document(at, texts, vectors) for at in range(first, first + step, _CHUNKS_PER_DOCUMENT)]
         with engine.begin() as connection:
-            corpora.replace_documents(connection, space, 1, documents)
+            contents.replace_documents(connection, space, 1, documents)
     loaded = time.perf_counter() - began
     with engine.begin() as connection:
         index_texts(connection, space)
@@ -118,12 +118,12 @@ def ours(platform: stack.Platform, texts: list[str], vectors: NDArray[np.float32
     return Loaded(space, loaded, indexed)
 
 
-def _document(at: int, texts: list[str], vectors: NDArray[np.float32]) -> corpora.NewDocument:
+def _document(at: int, texts: list[str], vectors: NDArray[np.float32]) -> contents.NewDocument:
     chunks, start = [], 0
     for row in range(at, at + _CHUNKS_PER_DOCUMENT):
-        chunks.append(corpora.NewChunk(start, start + len(texts[row]), 100, "", texts[row], vectors[row]))
+        chunks.append(contents.NewChunk(start, start + len(texts[row]), 100, "", texts[row], vectors[row]))
         start += len(texts[row])
-    return corpora.NewDocument(f"bench://{at}", str(at), "".join(chunk.text for chunk in chunks), chunks)
+    return contents.NewDocument(f"bench://{at}", str(at), "".join(chunk.text for chunk in chunks), chunks)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from groundtune.api import KnowledgeBaseSpec
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune_flows.chunking import CHUNKER, Chunk, Limits, Tokenize, chunk_text
 from groundtune_flows.formats import Text, parse
 from groundtune_flows.formats.isolated import Converter
@@ -90,7 +90,7 @@ class _Step:
 @dataclass(frozen=True)
 class _Embedded:
     files: int
-    documents: list[corpora.NewDocument]
+    documents: list[contents.NewDocument]
     chunks: int
     tokens: int
 
@@ -135,7 +135,7 @@ def ingest(
     for batch in prefetch(_embedded(engine, target, steps, embedder)):
         if batch.documents:
             documents = batch.documents
-            write(lambda c: corpora.replace_documents(c, target.space_id, target.version, documents))  # noqa: B023
+            write(lambda c: contents.replace_documents(c, target.space_id, target.version, documents))  # noqa: B023
         outcome.embedded_chunks += batch.chunks
         outcome.embedded_tokens += batch.tokens
         done += batch.files
@@ -143,9 +143,9 @@ def ingest(
     found = [file.uri for each in sources for file in each.files if file.uri not in gone]
     kept = [each.key for each in sources if not each.reached]
     with engine.begin() as connection:
-        missing = corpora.missing_documents(connection, target.space_id, target.version, found, kept)
+        missing = contents.missing_documents(connection, target.space_id, target.version, found, kept)
     if missing:
-        write(lambda c: corpora.close_documents(c, target.space_id, target.version, missing))
+        write(lambda c: contents.close_documents(c, target.space_id, target.version, missing))
 
 
 def _changed(
@@ -164,14 +164,14 @@ def _changed(
     with Converter() as convert:
         for key, group in _groups(sources):
             with engine.connect() as connection:
-                stored = corpora.visible_documents(
+                stored = contents.visible_documents(
                     connection, target.space_id, target.version, [file.uri for file in group]
                 )
-            seen: list[corpora.Seen] = []
+            seen: list[contents.Seen] = []
             for file, reading in read_ahead(group, {uri: each.fingerprint for uri, each in stored.items()}):
                 passed += 1
                 result = _taken(file, reading, stored.get(file.uri), key, convert, outcome, gone)
-                if isinstance(result, corpora.Seen):
+                if isinstance(result, contents.Seen):
                     seen.append(result)
                 if not isinstance(result, _Document):
                     continue
@@ -183,7 +183,7 @@ def _changed(
                     pending, passed = [], 0
             if seen:
                 with engine.begin() as connection:
-                    corpora.note_seen(connection, target.space_id, target.version, seen)
+                    contents.note_seen(connection, target.space_id, target.version, seen)
             if not pending:
                 yield _Step(passed, [])
                 passed = 0
@@ -193,12 +193,12 @@ def _changed(
 def _taken(
     file: Found,
     reading: Reading,
-    known: corpora.StoredDocument | None,
+    known: contents.StoredDocument | None,
     key: str,
     convert: Converter,
     outcome: Ingested,
     gone: set[str],
-) -> _Document | corpora.Seen | None:
+) -> _Document | contents.Seen | None:
     """The document if it is new or changed; what is now known of one that is not, if that is news.
 
     One that can't be taken in is counted.
@@ -208,11 +208,11 @@ def _taken(
             raise reading
         if reading is None:
             assert known is not None
-            return None if known.source == key else corpora.Seen(file.uri, known.fingerprint, key)
+            return None if known.source == key else contents.Seen(file.uri, known.fingerprint, key)
         mark, content_hash = reading.fingerprint, hashlib.sha256(reading.data).hexdigest()
         if known is not None and known.content_hash == content_hash:
             same = (mark, key) == (known.fingerprint, known.source)
-            return None if same else corpora.Seen(file.uri, mark, key)
+            return None if same else contents.Seen(file.uri, mark, key)
         parsed = parse(file.name, reading, convert)
     except UnreadableFile as error:
         outcome.fail(file.uri, str(error))
@@ -258,7 +258,7 @@ def _embedded(
             continue
         with engine.connect() as connection:
             keys = [(document.uri, document.content_hash) for document in step.documents]
-            vectors = corpora.known_vectors(connection, target.space_id, keys)
+            vectors = contents.known_vectors(connection, target.space_id, keys)
         new = {
             (chunk.heading, chunk.text): chunk
             for document in step.documents
@@ -269,12 +269,12 @@ def _embedded(
             made = embedder().documents([chunk.embedded for chunk in new.values()])
             vectors.update(zip(new, made, strict=True))
         documents = [
-            corpora.NewDocument(
+            contents.NewDocument(
                 document.uri,
                 document.content_hash,
                 document.parsed.text,
                 [
-                    corpora.NewChunk(
+                    contents.NewChunk(
                         c.start, c.end, c.tokens, c.heading, c.text, vectors[c.heading, c.text], c.page
                     )
                     for c in document.chunks

@@ -12,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 from groundtune.api.knowledge_base import Embedding, RetrievalEvaluation
 from groundtune.embedding import Embedder
 from groundtune.errors import GroundtuneError, SourceError
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune.registry.tables import CorpusVersionRow, RunState, VersionState
 from groundtune.registry.texts import index_texts
 from groundtune.retrieval.search import Corpus
@@ -164,7 +164,7 @@ class Refresh:
     def _summarize(self, outcome: Ingested, target: Target, candidate: CorpusVersionRow | None) -> None:
         made = candidate is not None and candidate.version == target.version
         with self._engine.begin() as connection:
-            changes = corpora.changes(connection, target.space_id, target.version)
+            changes = contents.changes(connection, target.space_id, target.version)
         unchanged = outcome.files - outcome.failed - changes.added - changes.updated
         self._run.result |= {
             "version": target.version if made else None,

@@ -30,7 +30,7 @@ from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 
 from groundtune.api import GROUP, KINDS, VERSION
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune.registry.database import connect
 from groundtune.registry.runs import RunError, finish_run, notify, report_progress, start_run
 from groundtune.registry.tables import AdapterRow, AdapterState, FineTuneJobRow, RunState
@@ -377,7 +377,7 @@ class World:
                 space = corpora.create_space(connection, snapshot.uid, recipe, _DIMENSIONS)
             version = corpora.next_version(connection, snapshot.uid)
             corpora.open_version(connection, snapshot.uid, space, version, UUID(run["id"]))
-            corpora.replace_documents(connection, space, version, [_document(text) for text in texts])
+            contents.replace_documents(connection, space, version, [_document(text) for text in texts])
             corpora.finish_version(connection, snapshot.uid, version)
             corpora.promote(connection, snapshot.uid, version)
             result = {"version": version, "liveVersion": version, "added": len(texts)}
@@ -414,11 +414,11 @@ class World:
         self.set_state(run, "COMPLETED")
 
 
-def _document(text: str) -> corpora.NewDocument:
-    chunk = corpora.NewChunk(
+def _document(text: str) -> contents.NewDocument:
+    chunk = contents.NewChunk(
         start=0, end=len(text), tokens=3, heading="", text=text, vector=np.ones(_DIMENSIONS, np.float32)
     )
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return corpora.NewDocument(
+    return contents.NewDocument(
         uri=f"volume://docs/{digest[:8]}.md", content_hash=digest, text=text, chunks=[chunk]
     )

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, text
 
 from groundtune.api import KnowledgeBaseSpec
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune.registry.database import connect
 from groundtune.registry.spaces import chunk_table, term_table, text_table
 from groundtune.registry.texts import index_texts
@@ -32,10 +32,10 @@ TEXTS = st.sampled_from(["one", "two", "three"])
 RUN = uuid.uuid4()
 
 
-def document(name: str, content: str) -> corpora.NewDocument:
+def document(name: str, content: str) -> contents.NewDocument:
     vector = np.array([1.0, 0.0, 0.0], dtype=np.float32)
-    chunks = [corpora.NewChunk(i, i + 1, 1, "", letter, vector) for i, letter in enumerate(content)]
-    return corpora.NewDocument(name, hashlib.sha256(content.encode()).hexdigest(), content, chunks)
+    chunks = [contents.NewChunk(i, i + 1, 1, "", letter, vector) for i, letter in enumerate(content)]
+    return contents.NewDocument(name, hashlib.sha256(content.encode()).hexdigest(), content, chunks)
 
 
 @dataclass
@@ -115,7 +115,7 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
                 version = self.building or corpora.next_version(connection, self.uid)
                 corpora.open_version(connection, self.uid, self.space, version, RUN)
                 self.building = version
-                stored = corpora.visible_documents(connection, self.space, version, list("abcd"))
+                stored = contents.visible_documents(connection, self.space, version, list("abcd"))
             changed = [
                 made
                 for made in (document(name, content) for name, content in sorted(self.sources.items()))
@@ -123,11 +123,11 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
             ]
             for made in changed[:limit]:
                 with engine.begin() as connection:
-                    corpora.replace_documents(connection, self.space, version, [made])
+                    contents.replace_documents(connection, self.space, version, [made])
             if limit is None:
                 with engine.begin() as connection:
-                    gone = corpora.missing_documents(connection, self.space, version, list(self.sources))
-                    corpora.close_documents(connection, self.space, version, gone)
+                    gone = contents.missing_documents(connection, self.space, version, list(self.sources))
+                    contents.close_documents(connection, self.space, version, gone)
             return version
 
         def _forget(self) -> None:
@@ -205,16 +205,16 @@ def test_an_unfinished_version_of_another_recipe_is_undone(postgres_url: str) ->
         corpora.ensure_knowledge_base(connection, snapshot)
         space = corpora.create_space(connection, uid, {"recipe": 1}, 3)
         corpora.open_version(connection, uid, space, 1, RUN)
-        corpora.replace_documents(connection, space, 1, [document("a", "one"), document("b", "two")])
+        contents.replace_documents(connection, space, 1, [document("a", "one"), document("b", "two")])
         corpora.promote(connection, uid, 1)
         corpora.open_version(connection, uid, space, 2, RUN)
-        corpora.replace_documents(connection, space, 2, [document("a", "changed")])
-        corpora.close_documents(connection, space, 2, ["b"])
+        contents.replace_documents(connection, space, 2, [document("a", "changed")])
+        contents.close_documents(connection, space, 2, ["b"])
         corpora.discard_building(connection, uid, except_space=None)
         assert corpora.next_version(connection, uid) == 2
-        assert set(corpora.visible_documents(connection, space, 2, ["a", "b"])) == {"a", "b"}
-        assert corpora.changes(connection, space, 2) == corpora.Changes(0, 0, 0)
-        reused = corpora.known_vectors(connection, space, [("b", "")])
+        assert set(contents.visible_documents(connection, space, 2, ["a", "b"])) == {"a", "b"}
+        assert contents.changes(connection, space, 2) == contents.Changes(0, 0, 0)
+        reused = contents.known_vectors(connection, space, [("b", "")])
         assert {key: list(vector) for key, vector in reused.items()} == {
             ("", letter): [1, 0, 0] for letter in "two"
         }
