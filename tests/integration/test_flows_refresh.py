@@ -197,6 +197,9 @@ def test_a_source_out_of_reach_keeps_its_documents_while_others_move_on(base: Ba
     assert (run["state"], run["result"]["updated"], run["result"]["removed"]) == ("succeeded", 1, 0)
     assert run["result"]["unreached"][0].startswith(f"spec.sources[1].volume.claimName: {other.name}")
     assert base.texts(2) == {"hub.md": "The hub is red.", "lamp.md": "The lamp is amber."}
+    with base.engine.begin() as connection:  # as documents are that were stored before sources were kept
+        connection.execute(text("UPDATE groundtune.documents SET source = ''"))
+    assert (base.refresh()["state"], set(base.texts(2))) == ("unchanged", {"hub.md", "lamp.md"})
     other.with_name(f"{other.name}-away").rename(other)
     (other / "lamp.md").unlink()
     (other / "plan.md").write_text("The plan costs 34 euros.")

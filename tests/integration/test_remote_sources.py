@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ from sqlalchemy import text
 from groundtune.api.knowledge_base import DocumentSource
 from groundtune.errors import GroundtuneError
 from groundtune.registry.database import connect
+from groundtune_flows.reading import read_ahead
 from groundtune_flows.sources.addresses import ForbiddenAddress, check_url
 from groundtune_flows.sources.discovery import documents
 from groundtune_flows.sources.found import Content, Found, GoneFile, Places, UnreadableFile, read_whole
@@ -163,6 +164,8 @@ class Site:
     asked: Counter[str] = field(default_factory=Counter)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    close: Callable[[], None] = lambda: None
+
     def put(self, path: str, body: str | bytes, status: int = 200, **headers: str) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.pages[path] = (status, named, body.encode() if isinstance(body, str) else body)
@@ -192,9 +195,14 @@ def site() -> Iterator[Site]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+
+    served.close = close
     yield served
-    server.shutdown()
-    server.server_close()
+    close()
 
 
 def read(where: Places, url: str, known: str | None = None, **more: Any) -> Content | None:
@@ -261,15 +269,26 @@ def test_what_can_not_be_had_says_why(site: Site, where: Places) -> None:
         read(where, f"{site.url}/bomb")
 
 
-def test_a_host_that_is_away_is_not_asked_for_every_page(where: Places) -> None:
-    urls = [f"http://127.0.0.1:1/{number}" for number in range(6)]
-    pages = found(where, http={"urls": urls})
+def test_robots_txt_is_read_once(site: Site, where: Places) -> None:
+    urls = [f"{site.url}/{number}" for number in range(6)]
+    for number in range(6):
+        site.put(f"/{number}", "text")
+    files = list(found(where, http={"urls": urls}).values())
+    assert all(isinstance(reading, Content) for _, reading in read_ahead(files, {}))
+    assert site.asked["/robots.txt"] == 1
+
+
+def test_a_host_that_goes_away_is_not_asked_for_every_page(site: Site, where: Places) -> None:
+    pages = list(found(where, http={"urls": [f"{site.url}/{number}" for number in range(6)]}).values())
+    site.put("/0", "text")
+    assert pages[0].read() is not None
+    site.close()
     said = []
-    for page in pages.values():
+    for page in pages[1:]:
         with pytest.raises(UnreadableFile) as caught:
             page.read()
         said.append(str(caught.value))
-    assert len(said) == 6
+    assert ["did not answer 3 times" in each for each in said] == [False, False, False, True, True]
 
 
 def test_a_sitemap_lists_pages_of_its_own_host(site: Site, where: Places) -> None:

@@ -31,9 +31,9 @@ class DocumentSource(Source):
     include: list[Glob] = Field(
         default_factory=list,
         max_length=32,
-        description="Globs of the files to take, relative to the source's root (for http, to the host). Without any, "
-        "all files of these types: Markdown, plain text, HTML, reStructuredText, PDF, DOCX, PPTX. CSV, JSON, JSONL "
-        "and source code are taken where a glob names them.",
+        description="Globs of the files to take, relative to the source's root (for http, to the host). Without any: "
+        "of http, configMap and sql everything, else Markdown, plain text, HTML, reStructuredText, PDF, DOCX and PPTX. "
+        "CSV, JSON, JSONL and source code are taken where a glob names them.",
     )
     exclude: list[Glob] = Field(
         default_factory=list, max_length=32, description="Globs of files to leave out, applied after include."

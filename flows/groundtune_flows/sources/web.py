@@ -74,6 +74,7 @@ class Web:
         self._robots: dict[str, Protego | str] = {}
         self._failures: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._asking_robots = threading.Lock()
 
     def fetch(self, url: str, known: str | None = None, *, limit: int = MAX_BYTES) -> Content | None:
         """A page; None if the server says that it is still what `known` says.
@@ -138,12 +139,10 @@ class Web:
 
     def _require_allowed(self, url: str, auth: httpx.Auth | None) -> None:
         origin = _origin(url)
-        with self._lock:
+        with self._asking_robots:  # one thread reads the rules, the others wait for them
             rules = self._robots.get(origin)
-        if rules is None:
-            rules = self._read_robots(origin, auth)
-            with self._lock:
-                self._robots[origin] = rules
+            if rules is None:
+                rules = self._robots[origin] = self._read_robots(origin, auth)
         if isinstance(rules, str):
             raise UnreadableFile(rules)
         if not rules.can_fetch(url, AGENT):
