@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +21,16 @@ from benchmarks.report import report
 from groundtune.api.knowledge_base import Embedding, Retrieval
 from groundtune.embedding import Embedder
 from groundtune.registry.spaces import chunk_table
-from groundtune.retrieval.search import Corpus, search, search_pool
+from groundtune.retrieval.corpus import Corpus, search_pool
+from groundtune.retrieval.search import Options, Query, ask, search
 from groundtune.settings import settings
 
 _ROWS = 100_000
 _QUESTIONS = 200
 _TOP_K = 10
 
-Connection = AsyncConnection[tuple[object, ...]]
-Ask = Callable[[Connection, str, NDArray[np.float32]], Awaitable[object]]
+Connection = AsyncConnection[Any]
+Ask = Callable[[str, NDArray[np.float32]], Awaitable[object]]
 
 
 def main() -> None:
@@ -38,7 +40,9 @@ def main() -> None:
     asked = load.unit_vectors(len(questions), seed=1)
     with stack.database() as platform:
         space = load.ours(platform, texts, vectors).space
-        found, recall = asyncio.run(_measure(platform.database_url, Corpus(space, 1), questions, asked))
+        found, recall = asyncio.run(
+            _measure(platform.database_url, Corpus(space, 1, vectors.shape[1]), questions, asked)
+        )
     rows, figures = [], {"recall_at_10": recall}
     for name, seconds in found.items():
         middle, late = (float(np.percentile(seconds, at)) * 1000 for at in (50, 95))
@@ -65,28 +69,38 @@ async def _measure(
     table = chunk_table(where.space_id)
     nearest = f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {_TOP_K}"
 
-    async def bare(connection: Connection, question: str, vector: NDArray[np.float32]) -> object:
-        return await (await connection.execute(nearest, (vector,))).fetchall()
+    async with search_pool(url, 1) as pool:
 
-    def ours(mode: str) -> Ask:
-        retrieval = Retrieval.model_validate({"mode": mode})
-        return lambda connection, question, vector: search(
-            connection, where, question, vector, retrieval, _TOP_K
-        )
+        async def embed(question: str, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+            await asyncio.to_thread(embedder.query, question)
+            return vector
 
-    async with search_pool(url, 1) as pool, pool.connection() as connection:
-        await connection.set_autocommit(True)
+        async def bare(question: str, vector: NDArray[np.float32]) -> object:
+            found = await embed(question, vector)
+            async with pool.connection() as connection:
+                return await (await connection.execute(nearest, (found,))).fetchall()
+
+        def ours(mode: str) -> Ask:
+            retrieval = Retrieval.model_validate({"mode": mode})
+
+            async def one(question: str, vector: NDArray[np.float32]) -> object:
+                return await ask(
+                    pool, Query(where, question, retrieval, Options(_TOP_K)), embed(question, vector)
+                )
+
+            return one
+
         ways: dict[str, Ask] = {"bare": bare, "vector": ours("vector"), "hybrid": ours("hybrid")}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for round_ in range(2):  # the first round warms caches and plans
             for question, vector in zip(questions, asked, strict=True):
-                for name, ask in ways.items():  # in turns, so that none has the quieter machine
+                for name, way in ways.items():  # in turns, so that none has the quieter machine
                     began = time.perf_counter()
-                    embedder.query(question)
-                    await ask(connection, question, vector)
+                    await way(question, vector)
                     if round_:
                         seconds[name].append(time.perf_counter() - began)
-        recall = await _recall(connection, where, asked)
+        async with pool.connection() as connection:
+            recall = await _recall(connection, where, asked)
     return seconds, recall
 
 
@@ -103,7 +117,7 @@ async def _recall(connection: Connection, where: Corpus, asked: NDArray[np.float
         async with connection.transaction():
             await connection.execute("SET LOCAL enable_indexscan = off")
             wanted = set(await (await connection.execute(exact, (vector,))).fetchall())
-        hits = await search(connection, where, "", vector, retrieval, _TOP_K)
+        hits = await search(connection, Query(where, "", retrieval, Options(_TOP_K)), vector)
         shares.append(len(wanted & {(hit.source, hit.start) for hit in hits}) / len(wanted))
     return float(np.mean(shares))
 

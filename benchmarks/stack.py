@@ -24,7 +24,7 @@ from sqlalchemy import Engine, text
 from groundtune.api.knowledge_base import Retrieval
 from groundtune.registry.database import connect, migrate
 from groundtune.retrieval.asking import ask_live
-from groundtune.retrieval.search import Hit
+from groundtune.retrieval.search import Hit, Options
 from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
@@ -68,13 +68,13 @@ class Base:
         facts = {"namespace": "bench", "name": "base", "uid": self.uid, "generation": 1, "spec": self.spec}
         snapshot = KnowledgeBaseSnapshot.model_validate(facts)
         began = time.perf_counter()
-        refresh_knowledge_base(snapshot, "bench")
+        asyncio.run(refresh_knowledge_base(snapshot, "bench"))
         return time.perf_counter() - began
 
     def ask(self, questions: Sequence[str], top_k: int | None = None) -> list[list[Hit]]:
         """The hits of each question, from the version that is live, with default settings."""
         url, models = self.platform.database_url, settings().models
-        hits = asyncio.run(ask_live(url, self.uid, questions, Retrieval(), models, top_k))
+        hits = asyncio.run(ask_live(url, self.uid, questions, Retrieval(), models, Options(top_k)))
         if hits is None:
             raise RuntimeError("nothing is live")
         return hits

@@ -20,6 +20,11 @@ def fast_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def has_gpu() -> bool:
+    """Whether PyTorch may find one; asks the kernel, as asking PyTorch would mean to import it."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
+
+
 def resolve_model(uri: str, revision: str, cache: Path, *, field: str) -> Path:
     """Folder of the model that `uri` names; downloads or converts it once into `cache`.
 

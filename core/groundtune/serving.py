@@ -52,11 +52,24 @@ class KnowledgeTarget(ApiModel):
     retrieval: Retrieval
 
 
+class Unmet(ApiModel):
+    """What is declared and can't be served yet: nothing of that name is there, or it has no version.
+
+    Args:
+        answers: whether answers would carry it.
+    """
+
+    kind: Literal["adapter", "knowledge base"]
+    name: str
+    answers: bool = True
+
+
 class ServedSet(ApiModel):
     """`user_config` of the deployment."""
 
     adapters: list[AdapterTarget] = Field(default_factory=list)
     knowledge_bases: list[KnowledgeTarget] = Field(default_factory=list)
+    unmet: list[Unmet] = Field(default_factory=list)
     prompt: Prompt = Field(default_factory=lambda: Prompt())
 
 

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         Path.home() / ".cache" / "groundtune" / "sources",
         description="Folder of what is kept of sources between runs; it may be emptied at any time.",
     )
+    prices: Path | None = Field(None, description="File of prices, instead of the ones built in.")
     models: Path = Field(
         Path.home() / ".cache" / "groundtune" / "models",
         description="Folder of converted and downloaded models.",

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from groundtune_flows.formats import Form
+from groundtune_flows.formats.attributes import FRONT_MATTER
 
 #: Part of every recipe: raise it when the same text would be cut in another way, so that a new space is built.
 CHUNKER = 1
@@ -29,7 +30,6 @@ _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n?|\n)){2,}")
 _TOP_LEVEL = re.compile(r"(?:[ \t]*(?:\r\n?|\n)){2,}(?=[^\s})\]])")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")
 _WORD = re.compile(r"\s+")
-_FRONT_MATTER = re.compile(r"\A---[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)---[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL)
 
 #: A section with less than this share of maxTokens says too little alone: it is joined with the next if that fits.
 _SMALL_SECTION = 0.25
@@ -260,7 +260,7 @@ def _code_outline(text: str) -> _Outline:
 
 
 def _markdown_outline(text: str) -> _Outline:
-    front = _FRONT_MATTER.match(text)
+    front = FRONT_MATTER.match(text)
     offset = front.end() if front else 0
     lines = [offset, *(match.end() for match in _NEWLINE.finditer(text, offset))]
 

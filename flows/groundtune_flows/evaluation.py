@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from groundtune.api.knowledge_base import Retrieval, RetrievalGates
-from groundtune.retrieval.search import RANKING, Corpus, Hit, search, search_pool
+from groundtune.retrieval.corpus import Corpus, search_pool
+from groundtune.retrieval.search import RANKING, Hit, Options, Query, Rerank, search
 from groundtune_flows.golden import Golden, Place, Question, place
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def failed_gates(scores: Scores, live: Scores | None, gates: RetrievalGates, k: 
 
 def measured_with(golden: Golden, k: int, retrieval: Retrieval) -> str:
     """Identity of all that scores depend on besides the corpus: equal ones can be compared and reused."""
-    facts = [golden.hash, k, retrieval.mode, retrieval.ef_search, RANKING]
+    own = retrieval.model_dump(mode="json", exclude={"top_k", "max_context_tokens"})
+    facts = [golden.hash, k, own, RANKING]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -117,6 +119,7 @@ async def ask(
     embedder: Embedder,
     retrieval: Retrieval,
     k: int,
+    rerank: Rerank | None = None,
 ) -> list[Asked]:
     """Put every question to the version, through the search that serves."""
     expected = find_places(engine, corpus, golden)
@@ -124,7 +127,9 @@ async def ask(
     answered: list[Asked] = []
     async with search_pool(database_url, size=1) as pool, pool.connection() as connection:
         for question, places, vector in zip(golden.questions, expected, vectors, strict=True):
-            hits = await search(connection, corpus, question.question, vector, retrieval, top_k=k)
+            hits = await search(
+                connection, Query(corpus, question.question, retrieval, Options(k)), vector, rerank
+            )
             found = [
                 frozenset(
                     number for number, one in enumerate(places) if one.holds(hit.source, hit.start, hit.end)

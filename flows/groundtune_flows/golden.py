@@ -29,9 +29,10 @@ class Relevant(BaseModel):
 
 
 class Question(BaseModel):
-    """One line of the file; other fields are left to its author."""
+    """One line of the file; other fields are left to its author. `bootstrap`: no person has written it."""
 
     question: _Filled
+    bootstrap: bool = False
     relevant: Annotated[list[Relevant], PydanticField(min_length=1)]
 
 
@@ -42,6 +43,11 @@ class Golden:
     questions: list[Question]
     hash: str
     uris: frozenset[str] = frozenset()
+
+    @property
+    def bootstrap(self) -> int:
+        """Questions that no person has written."""
+        return sum(question.bootstrap for question in self.questions)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ Every batch is one transaction, so a run that is killed loses one batch of work 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -17,6 +19,7 @@ from groundtune.api import KnowledgeBaseSpec
 from groundtune.registry import contents, corpora
 from groundtune_flows.chunking import CHUNKER, Chunk, Limits, Tokenize, chunk_text
 from groundtune_flows.formats import Text, parse
+from groundtune_flows.formats.attributes import Attributes, attributes
 from groundtune_flows.formats.isolated import Converter
 from groundtune_flows.prefetch import prefetch
 from groundtune_flows.reading import Reading, read_ahead
@@ -62,11 +65,31 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Discovered:
-    """The documents of one source. One that was not `reached` keeps what is stored of it."""
+    """The documents of one source.
+
+    Args:
+        reached: one that was not keeps what is stored of it.
+        attributes: of each of its documents.
+    """
 
     key: str
     files: Sequence[Found]
     reached: bool = True
+    attributes: Attributes = field(default_factory=dict)
+
+    def mark(self, fingerprint: str | None) -> str | None:
+        """The fingerprint of a document's content and its attributes together."""
+        return fingerprint and self._prefix + fingerprint
+
+    def unmarked(self, mark: str | None) -> str | None:
+        """The content's alone, where the attributes are the same."""
+        return mark.removeprefix(self._prefix) if mark and mark.startswith(self._prefix) else None
+
+    @cached_property
+    def _prefix(self) -> str:
+        if not self.attributes:
+            return ""
+        return hashlib.sha256(_canonical(self.attributes)).hexdigest()[:16] + " "
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,7 @@ class _Document:
     content_hash: str
     fingerprint: str | None
     source: str
+    attributes: Attributes
     parsed: Text
     chunks: list[Chunk]
 
@@ -95,13 +119,18 @@ class _Embedded:
     tokens: int
 
 
+def _canonical(attributes: Attributes) -> bytes:
+    return json.dumps(attributes, sort_keys=True).encode()
+
+
 def recipe(spec: KnowledgeBaseSpec) -> dict[str, Any]:
     """All that decides how a text ends up as vectors: a space is made for each."""
     return {
-        "embedding": spec.embedding.model_dump(mode="json", by_alias=True),
+        "embedding": spec.embedding.model_dump(mode="json", by_alias=True, exclude_none=True),
         "chunking": spec.chunking.model_dump(mode="json", by_alias=True),
         "chunker": CHUNKER,
         "language": spec.index.language,
+        "storage": spec.index.storage,
     }
 
 
@@ -162,15 +191,16 @@ def _changed(
     pending: list[_Document] = []
     passed = 0
     with Converter() as convert:
-        for key, group in _groups(sources):
+        for source, group in _groups(sources):
             with engine.connect() as connection:
                 stored = contents.visible_documents(
                     connection, target.space_id, target.version, [file.uri for file in group]
                 )
             seen: list[contents.Seen] = []
-            for file, reading in read_ahead(group, {uri: each.fingerprint for uri, each in stored.items()}):
+            known = {uri: source.unmarked(each.fingerprint) for uri, each in stored.items()}
+            for file, reading in read_ahead(group, known):
                 passed += 1
-                result = _taken(file, reading, stored.get(file.uri), key, convert, outcome, gone)
+                result = _taken(file, reading, stored.get(file.uri), source, convert, outcome, gone)
                 if isinstance(result, contents.Seen):
                     seen.append(result)
                 if not isinstance(result, _Document):
@@ -194,7 +224,7 @@ def _taken(
     file: Found,
     reading: Reading,
     known: contents.StoredDocument | None,
-    key: str,
+    source: Discovered,
     convert: Converter,
     outcome: Ingested,
     gone: set[str],
@@ -208,25 +238,29 @@ def _taken(
             raise reading
         if reading is None:
             assert known is not None
-            return None if known.source == key else contents.Seen(file.uri, known.fingerprint, key)
-        mark, content_hash = reading.fingerprint, hashlib.sha256(reading.data).hexdigest()
+            same = known.source == source.key
+            return None if same else contents.Seen(file.uri, known.fingerprint, source.key)
+        mark = source.mark(reading.fingerprint)
+        given = {**source.attributes, **reading.attributes}
+        content_hash = hashlib.sha256(reading.data + (_canonical(given) if given else b"")).hexdigest()
         if known is not None and known.content_hash == content_hash:
-            same = (mark, key) == (known.fingerprint, known.source)
-            return None if same else contents.Seen(file.uri, mark, key)
+            same = (mark, source.key) == (known.fingerprint, known.source)
+            return None if same else contents.Seen(file.uri, mark, source.key)
         parsed = parse(file.name, reading, convert)
     except UnreadableFile as error:
         outcome.fail(file.uri, str(error))
         if isinstance(error, GoneFile):
             gone.add(file.uri)
         return None
-    return _Document(file.uri, content_hash, mark, key, parsed, [])
+    said = attributes({**given, **parsed.attributes})
+    return _Document(file.uri, content_hash, mark, source.key, said, parsed, [])
 
 
-def _groups(sources: Sequence[Discovered]) -> Iterator[tuple[str, Sequence[Found]]]:
-    """Files of one source each, with its key."""
+def _groups(sources: Sequence[Discovered]) -> Iterator[tuple[Discovered, Sequence[Found]]]:
+    """Files of one source each."""
     for source in sources:
         for start in range(0, len(source.files), _GROUP_FILES):
-            yield source.key, source.files[start : start + _GROUP_FILES]
+            yield source, source.files[start : start + _GROUP_FILES]
 
 
 def cutter(spec: KnowledgeBaseSpec, embedder: Embedder) -> Callable[[Text], list[Chunk]]:
@@ -281,6 +315,7 @@ def _embedded(
                 ],
                 document.fingerprint,
                 document.source,
+                document.attributes,
             )
             for document in step.documents
         ]

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
-
-from groundtune.api.knowledge_base import Embedding, RetrievalEvaluation
-from groundtune.embedding import Embedder
-from groundtune.errors import GroundtuneError, SourceError
+from groundtune.api import KnowledgeBaseSpec
+from groundtune.api.knowledge_base import Embedding, Reranker, RetrievalEvaluation
+from groundtune.costs import embedding_cost
+from groundtune.embedding import CrossEncoder, Embedder
+from groundtune.errors import GroundtuneError, SourceError, SpecError
 from groundtune.registry import contents, corpora
+from groundtune.registry.spaces import MOST_DIMENSIONS
 from groundtune.registry.tables import CorpusVersionRow, RunState, VersionState
 from groundtune.registry.texts import index_texts
-from groundtune.retrieval.search import Corpus
+from groundtune.retrieval.corpus import Corpus
 from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
 from groundtune_flows.evaluation import Asked, Scores, ask, failed_gates, mean, measured_with, worst
 from groundtune_flows.golden import Golden, load_golden
 from groundtune_flows.ingest import Discovered, Ingested, Target, ingest, recipe
-from groundtune_flows.run import Run
+from groundtune_flows.run import Run, finished
 from groundtune_flows.sources.discovery import documents, places, source_key
 
 
 @cache
 def _embedder(spec: Embedding) -> Embedder:
     return Embedder(spec, settings().models)
+
+
+@cache
+def _reranker(spec: Reranker) -> CrossEncoder:
+    return CrossEncoder(spec, settings().models)
 
 
 class Refresh:
@@ -72,7 +77,7 @@ class Refresh:
         assert candidate is not None
         self._settle(candidate, evaluation, golden)
         with self._engine.begin() as connection:
-            corpora.collect_garbage(connection, self._snapshot.uid)
+            corpora.collect_garbage(connection, self._snapshot.uid, self._spec.retention.versions)
 
     def _discover(self, left_out: frozenset[str]) -> list[Discovered]:
         """What each source holds, every document once, even where two sources overlap.
@@ -98,7 +103,7 @@ class Refresh:
                 self._run.logger.warning("%s; what is stored of it stays", error)
                 found.append(Discovered(key, [], reached=False))
             else:
-                found.append(Discovered(key, files))
+                found.append(Discovered(key, files, attributes=source.attributes or {}))
         if not any(each.reached for each in found):
             raise self._unreached[0]
         return found
@@ -111,6 +116,7 @@ class Refresh:
             corpora.discard_building(connection, uid, except_space=space_id)
         if space_id is None:
             dimensions = _embedder(self._spec.embedding).dimensions
+            _fits(dimensions, self._spec)
             with self._engine.begin() as connection:
                 space_id = corpora.create_space(connection, uid, wanted, dimensions)
         with self._engine.begin() as connection:
@@ -137,6 +143,7 @@ class Refresh:
             )
         finally:
             self._run.tokens = outcome.embedded_tokens
+            self._run.charged = embedding_cost(self._spec.embedding, outcome.embedded_tokens)
         return outcome
 
     def _needs_version(self, newest: CorpusVersionRow | None) -> bool:
@@ -180,10 +187,10 @@ class Refresh:
             for name in ("added", "updated", "removed", "unchanged", "failed")
         ]
         if made or outcome.failed:
-            self._table("summary", counts, "What this refresh found")
+            self._run.table("summary", counts, "What this refresh found")
         if self._run.result["failedDocuments"]:
             rows = self._run.result["failedDocuments"]
-            self._table("failed", rows, "Documents and sources that could not be taken in")
+            self._run.table("failed", rows, "Documents and sources that could not be taken in")
 
     def _unreached_rows(self) -> list[dict[str, str]]:
         return [
@@ -230,18 +237,18 @@ class Refresh:
             return Scores(**{name: float(stored[name]) for name in ("recall", "precision", "mrr", "ndcg")})
         self._run.progress("evaluating", percent=100)
         with self._engine.begin() as connection:
-            made_with = Embedding.model_validate(
-                corpora.space_recipe(connection, version.space_id)["embedding"]
-            )
-        asked = asyncio.run(
+            space = corpora.space(connection, version.space_id)
+        storage = space.recipe.get("storage", "vector")
+        asked = finished(
             ask(
                 settings().database_url.get_secret_value(),
                 self._engine,
-                Corpus(version.space_id, version.version),
+                Corpus(space.id, version.version, space.dimensions, storage),
                 golden,
-                _embedder(made_with),
+                _embedder(Embedding.model_validate(space.recipe["embedding"])),
                 self._spec.retrieval,
                 evaluation.k,
+                _reranker(self._spec.retrieval.reranker).rerank if self._spec.retrieval.reranker else None,
             )
         )
         scores = mean([one.scores for one in asked])
@@ -255,11 +262,22 @@ class Refresh:
             corpora.record_evaluation(connection, self._snapshot.uid, version.version, evaluation)
         rows = worst(asked)
         if rows:
-            self._table("questions", rows, f"Questions that corpus version {version.version} answers worst")
+            self._run.table(
+                "questions", rows, f"Questions that corpus version {version.version} answers worst"
+            )
 
-    def _table(self, what: str, rows: list[dict[str, Any]], description: str) -> None:
-        create_table_artifact(table=rows, key=self._run.artifact_key(what), description=description)
+
+def _fits(dimensions: int, spec: KnowledgeBaseSpec) -> None:
+    """Raises SpecError if no index can be built over such vectors."""
+    storage = spec.index.storage
+    if dimensions > MOST_DIMENSIONS[storage]:
+        others = [name for name, most in MOST_DIMENSIONS.items() if dimensions <= most]
+        raise SpecError(
+            f"spec.index.storage: {storage} takes up to {MOST_DIMENSIONS[storage]} dimensions, and "
+            f"{spec.embedding.model} has {dimensions}; use {' or '.join(others) or 'a smaller model'}"
+        )
 
 
 def _shown(version: int, k: int, golden: Golden, scores: Scores) -> dict[str, Any]:
-    return {"version": version, "k": k, "questions": len(golden.questions), **asdict(scores)}
+    questions = {"questions": len(golden.questions), "bootstrapQuestions": golden.bootstrap}
+    return {"version": version, "k": k, **questions, **asdict(scores)}

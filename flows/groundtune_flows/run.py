@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from prefect import get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
+from groundtune.costs import Prices, prices
 from groundtune.errors import GroundtuneError
+from groundtune.models import has_gpu
 from groundtune.registry.database import connect
 from groundtune.registry.facts import run_lock
-from groundtune.registry.runs import RunError, finish_run, report_progress, start_run
+from groundtune.registry.runs import Cost, RunError, finish_run, report_progress, start_run
 from groundtune.registry.tables import RunState
 from groundtune.settings import settings
 from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
+
+Result = TypeVar("Result")
 
 _PROGRESS_SECONDS = 5.0
 #: Seconds that a run takes before it shows its progress in Prefect.
@@ -31,12 +37,15 @@ _LOCK_SECONDS = 10.0
 
 _PREFECT_LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
+#: Prefect's functions take the caller of an asynchronous flow for one, too.
+_SYNC: dict[str, Any] = {"_sync": True}
+
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 @dataclass
 class Run:
-    """A flow run under way. `state`, `result` and `tokens` are recorded when it ends."""
+    """A flow run under way. `state`, `result`, `tokens` and `charged` (money) are recorded when it ends."""
 
     id: UUID
     engine: Engine
@@ -45,6 +54,7 @@ class Run:
     state: RunState = RunState.SUCCEEDED
     result: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
+    charged: float = 0.0
     _artifact: UUID | None = None
     _began: float = field(default_factory=time.monotonic)
     _stage: str = ""
@@ -69,11 +79,15 @@ class Run:
             return  # who would look at it? what it costs is a good part of such a run
         if self._artifact is None:
             created = create_progress_artifact(
-                progress=percent, key=self.artifact_key("progress"), description=stage
+                progress=percent, key=self.artifact_key("progress"), description=stage, **_SYNC
             )
             self._artifact = created if isinstance(created, UUID) else None
         else:
-            update_progress_artifact(self._artifact, progress=percent, description=stage)
+            update_progress_artifact(self._artifact, progress=percent, description=stage, **_SYNC)
+
+    def table(self, what: str, rows: list[dict[str, Any]], description: str) -> None:
+        """A table artifact of this resource."""
+        create_table_artifact(table=rows, key=self.artifact_key(what), description=description, **_SYNC)
 
 
 @contextmanager
@@ -92,7 +106,9 @@ def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: 
     try:
         with engine.begin() as connection:
             start_run(connection, run.id, snapshot, reason)
+        known: Prices | None = None
         try:
+            known = prices()
             with _exclusive(engine, snapshot):
                 yield run
         except Exception as error:
@@ -100,14 +116,19 @@ def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: 
             run.logger.error("%s: %s", failure.reason, failure.message)
             # without the database there is nowhere to record it; Prefect still gets the error itself
             with suppress(OperationalError), engine.begin() as connection:
-                finish_run(
-                    connection, run.id, RunState.FAILED, result=run.result, tokens=run.tokens, error=failure
-                )
+                finish_run(connection, run.id, RunState.FAILED, error=failure, **_used(run, known))
             raise
         with engine.begin() as connection:
-            finish_run(connection, run.id, run.state, result=run.result, tokens=run.tokens)
+            finish_run(connection, run.id, run.state, **_used(run, known))
     finally:
         engine.dispose()
+
+
+def _used(run: Run, known: Prices | None) -> dict[str, Any]:
+    cost = Cost()
+    if known is not None:
+        cost = Cost(known.currency, (known.gpu_hour or 0.0) if has_gpu() else known.cpu_hour, run.charged)
+    return {"result": run.result, "tokens": run.tokens, "cost": cost}
 
 
 def _without_trace(record: logging.LogRecord) -> bool:
@@ -115,6 +136,12 @@ def _without_trace(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], GroundtuneError):
         record.exc_info = None
     return True
+
+
+def finished(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine gives, run in a loop of its own, as the flow itself may be in one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def failure_of(error: Exception) -> RunError:

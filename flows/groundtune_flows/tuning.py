@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
-
 from groundtune.api.fine_tune_job import AdapterEvaluation
 from groundtune.errors import GroundtuneError, SpecError
 from groundtune.models import resolve_model
@@ -114,7 +112,7 @@ class Tuning:
     def _require(self, problems: Sequence[Problem], dataset: Dataset, field: str) -> None:
         if problems:
             rows = [asdict(problem) for problem in problems[:100]]
-            self._table("dataset-problems", rows, f"What is wrong in {field}")
+            self._run.table("dataset-problems", rows, f"What is wrong in {field}")
         require_valid(problems, dataset, field)
 
     def _encode(self, dataset: Dataset) -> list[Encoded]:
@@ -128,7 +126,7 @@ class Tuning:
             "longer than maxSequenceLength": sum(one.length > limit for one in encoded),
             "left out, as no answer is within it": len(encoded) - len(useful),
         }
-        self._table(
+        self._run.table(
             "dataset", [{"what": what, "examples": count} for what, count in facts.items()], "The dataset"
         )
         if not useful:
@@ -291,7 +289,7 @@ class Tuning:
         outcomes = judge(
             self._spec.evaluation.gates, metrics["candidate"], metrics["base"], metrics["promoted"]
         )
-        self._table("evaluation", _rows(metrics, outcomes), "Held-out results, and the gates")
+        self._run.table("evaluation", _rows(metrics, outcomes), "Held-out results, and the gates")
         return [outcome for outcome in outcomes if not outcome.passed]
 
     def _settle(
@@ -348,9 +346,6 @@ class Tuning:
             self._run.result |= {"version": version, "promotedVersion": version}
         elif known is not None:
             self._run.state = RunState.UNCHANGED
-
-    def _table(self, what: str, rows: list[dict[str, Any]], description: str) -> None:
-        create_table_artifact(table=rows, key=self._run.artifact_key(what), description=description)
 
 
 def _rows(metrics: dict[str, Any], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from groundtune.api import crd
 from groundtune.errors import GroundtuneError
+from groundtune.retrieval.search import Options
 from groundtune_local import lifecycle, searching, versions
 from groundtune_local.options import DataDir, folder
 from groundtune_local.stack import Stack, StackError
@@ -165,6 +166,12 @@ def search(
     top_k: Annotated[
         int | None, typer.Option(min=1, max=100, help="Results [default: the spec's topK].")
     ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="KEY=VALUE", help="Only documents with this attribute; may be repeated."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -173,7 +180,8 @@ def search(
         raise typer.BadParameter("give a QUERY or --input FILE.jsonl, one of them")
     stack = Stack.load(folder(data_dir))
     questions = searching.read_questions(input_file) if input_file else [searching.Question(str(query), {})]
-    found = asyncio.run(searching.answer(stack, knowledge_base, questions, top_k))
+    options = Options(top_k, filter=searching.filter_of(filters or []))
+    found = asyncio.run(searching.answer(stack, knowledge_base, questions, options))
     if input_file:
         lines = [
             json.dumps(question.record | {"results": [hit.as_json() for hit in hits]}, ensure_ascii=False)

@@ -61,6 +61,14 @@ def marked(data: Path) -> Iterator[int]:
                     yield int(entry.name)
 
 
+def _request(pid: int) -> signal.Signals:
+    """What asks a process to end. Postgres would wait for its clients at SIGTERM, and killed, leave shared memory."""
+    with suppress(OSError):
+        if Path(f"/proc/{pid}/comm").read_text() == "postgres\n":
+            return signal.SIGINT
+    return signal.SIGTERM
+
+
 def sweep(data: Path, *, grace: float = 5, spare: int = 0) -> None:
     """End every process of the stack that is still there: first asked, then killed."""
     deadline = time.monotonic() + grace
@@ -70,7 +78,7 @@ def sweep(data: Path, *, grace: float = 5, spare: int = 0) -> None:
         for pid in left:
             if late or pid not in asked:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                    os.kill(pid, signal.SIGKILL if late else _request(pid))
         asked.update(left)
         if time.monotonic() > deadline + grace:
             return

@@ -1,19 +1,25 @@
-"""`groundtune kb`: the versions of a knowledge base, and the way back to one."""
+"""`groundtune kb`: the versions of a knowledge base, the way back to one, and questions to measure them by."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Connection
 
 from groundtune.api.common import REQUEST_ANNOTATION, ROLLBACK_ANNOTATION
-from groundtune.registry import corpora
+from groundtune.registry import contents, corpora
 from groundtune.registry.database import connect
 from groundtune.registry.tables import CorpusVersionRow, VersionState
+from groundtune_flows.bootstrap import Passage, simulated_questions
 from groundtune_local.kubectl import Kubectl
 from groundtune_local.options import DataDir, folder
 from groundtune_local.stack import Stack, StackError
@@ -24,19 +30,22 @@ console = Console(highlight=False, soft_wrap=True)
 Name = Annotated[str, typer.Argument(metavar="KB", help="Name of the KnowledgeBase.")]
 
 _SECONDS = 60.0
+#: Passages that questions are drawn from.
+_SAMPLED = 5000
 
 
 @app.command()
 def versions(knowledge_base: Name, data_dir: DataDir = None) -> None:
     """List the versions that are kept, newest first."""
     stack = Stack.load(folder(data_dir))
-    table = Table("Version", "State", "Finished", "Documents", "Chunks", "Recall", box=None)
+    scores = ("recall", "precision", "mrr", "ndcg")
+    heads = ("Version", "State", "Finished", "Documents", "Chunks", "Recall", "Precision", "MRR", "nDCG")
+    table = Table(*heads, box=None)
     for row in _history(stack, Kubectl(stack), knowledge_base):
-        recall = (row.evaluation or {}).get("recall")
         finished = f"{row.finished_at:%Y-%m-%d %H:%M:%S}" if row.finished_at else ""
         told = (row.documents, row.chunks) if row.finished_at else ("", "")
-        shown = "" if recall is None else f"{recall:.3f}"
-        table.add_row(str(row.version), row.state.capitalize(), finished, *map(str, told), shown)
+        shown = [f"{row.evaluation[name]:.3f}" if row.evaluation else "" for name in scores]
+        table.add_row(str(row.version), row.state.capitalize(), finished, *map(str, told), *shown)
     console.print(table)
 
 
@@ -77,12 +86,48 @@ def rollback(
     console.print(f"Version {wanted} is live.")
 
 
+@app.command("bootstrap-eval")
+def bootstrap_eval(
+    knowledge_base: Name,
+    output: Annotated[Path, typer.Option("--output", help="JSONL file to write.")] = Path("golden.jsonl"),
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="Questions to make up.")] = 50,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a golden set made up from the live corpus: a beginning, until people have written questions."""
+    stack = Stack.load(folder(data_dir))
+    with _registry(stack) as connection:
+        live = corpora.live_version(connection, _uid(Kubectl(stack), knowledge_base))
+        if live is None:
+            raise StackError(
+                f"knowledge base {knowledge_base!r} has no live version yet; see: kubectl get kb"
+            )
+        rows = contents.some_passages(connection, live.space_id, live.version, _SAMPLED)
+    lines = simulated_questions([Passage(*row) for row in rows], questions)
+    if not lines:
+        raise StackError(f"version {live.version} has no sentence long enough to ask about")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with output.open("x", encoding="utf-8") as file:  # never over questions that somebody wrote
+        file.write(text)
+    console.print(f"{len(lines)} questions in {output}, each marked as bootstrap.")
+    console.print("They tell whether the index finds what it holds, not whether it answers what people ask: ")
+    console.print("replace them by real questions, then name the file in spec.evaluation.dataset.")
+
+
 def _history(stack: Stack, kubectl: Kubectl, name: str) -> list[CorpusVersionRow]:
-    uid = kubectl.get("kb", name)["metadata"]["uid"]
+    with _registry(stack) as connection:
+        return corpora.history(connection, _uid(kubectl, name))
+
+
+def _uid(kubectl: Kubectl, name: str) -> str:
+    return str(kubectl.get("kb", name)["metadata"]["uid"])
+
+
+@contextmanager
+def _registry(stack: Stack) -> Iterator[Connection]:
     engine = connect(stack.database_url("groundtune_reader_login", "groundtune_reader"))
     try:
         with engine.connect() as connection:
-            return corpora.history(connection, uid)
+            yield connection
     finally:
         engine.dispose()
 

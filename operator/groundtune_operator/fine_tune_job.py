@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from groundtune.api import FineTuneJobSpec, FineTuneJobStatus
-from groundtune.api.common import RunCost
 from groundtune.api.fine_tune_job import AdapterScores, DatasetFacts, RunSummary, TrainingProgress
 from groundtune.durations import parse_duration
 from groundtune.registry.facts import ResourceFacts, RunFacts
@@ -99,7 +98,7 @@ def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | No
         dataset=None if dataset is None else DatasetFacts.model_validate(dataset),
         evaluation=None if evaluated is None else AdapterScores.model_validate(evaluated),
         last_handled_request=driven.handled,
-        cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
+        cost=facts.cost,
         conditions=[],
     )
 

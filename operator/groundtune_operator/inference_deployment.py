@@ -150,7 +150,7 @@ def judge(
         verdict(
             "Stalled",
             stalled,
-            cause.reason if stalled else Reason.PROGRESSING,
+            cause.reason if stalled else Reason.NOT_STALLED,
             cause.message if stalled else "",
         ),
         _fresh(spec, resolved),

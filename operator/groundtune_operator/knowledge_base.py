@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from groundtune.api import KnowledgeBaseSpec, KnowledgeBaseStatus
-from groundtune.api.common import RunCost
 from groundtune.api.knowledge_base import FailedDocument, RefreshSummary, RetrievalScores
 from groundtune.durations import parse_duration
 from groundtune.registry.facts import ResourceFacts, RunFacts
@@ -35,6 +34,9 @@ def _freshness(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan,
         else parse_duration(spec.refresh.max_staleness)
     )
     since = facts.last_success.finished_at if facts.last_success is not None else None
+    if facts.live is not None and facts.live.newer is not None:
+        text = f"version {facts.live.version} was made live again; version {facts.live.newer} is newer"
+        return Freshness(verdict("Fresh", False, Reason.ROLLED_BACK, text))
     unreached = facts.last_success.result.get("unreached") if facts.last_success is not None else None
     if unreached:
         text = f"what is stored of these sources stays as it was: {'; '.join(unreached)}"
@@ -79,6 +81,8 @@ def _evaluation(spec: KnowledgeBaseSpec | None, facts: ResourceFacts, plan: Plan
     text = (
         f"version {scores['version']}: recall@{scores['k']} {scores['recall']:.3f}, MRR {scores['mrr']:.3f}"
     )
+    if made_up := scores.get("bootstrapQuestions"):
+        text += f"; {made_up} of {scores['questions']} questions were made up from the corpus itself"
     return verdict("EvaluationPassed", True, Reason.GATE_PASSED, text)
 
 
@@ -86,7 +90,9 @@ def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | No
     """The status fields that come from facts."""
     live, last = facts.live, facts.last_success
     result = last.result if last is not None else {}
-    evaluated = facts.last_evaluated.result["evaluation"] if facts.last_evaluated is not None else None
+    evaluated = live.evaluation if live is not None else None
+    if evaluated is None and facts.last_evaluated is not None:
+        evaluated = facts.last_evaluated.result["evaluation"]
     return KnowledgeBaseStatus(
         observed_generation=body.generation,
         live_version=None if live is None else live.version,
@@ -102,7 +108,7 @@ def _status(body: Body, facts: ResourceFacts, driven: Driven, due: datetime | No
         next_refresh_time=due,
         last_handled_request=driven.handled,
         last_handled_rollback=driven.rolled_back or str(body.status.get("lastHandledRollback", "")),
-        cost=RunCost(tokens=facts.tokens, seconds=round(facts.seconds, 1)),
+        cost=facts.cost,
         conditions=[],
     )
 
@@ -118,7 +124,8 @@ def _summary(run: RunFacts) -> RefreshSummary:
 
 def _readable(evaluated: Mapping[str, Any]) -> dict[str, Any]:
     """Four digits: no golden set says more. Gates are held against the unrounded scores in the registry."""
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in evaluated.items()}
+    known = {key: value for key, value in evaluated.items() if key != "measuredWith"}
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in known.items()}
 
 
 KNOWLEDGE_BASE = Kind(

@@ -212,7 +212,7 @@ def progress(
                 Reason.WAITING_FOR_WORKER, f"{about} is overdue; is a worker of the work pool up?"
             )
         return _working(Reason.RUN_PENDING, about)
-    return verdict("Reconciling", False, Reason.IDLE), verdict("Stalled", False, Reason.PROGRESSING)
+    return verdict("Reconciling", False, Reason.IDLE), verdict("Stalled", False, Reason.NOT_STALLED)
 
 
 def _what_next(plan: Plan) -> str:
@@ -223,7 +223,7 @@ def _what_next(plan: Plan) -> str:
 
 
 def _working(reason: str, text: str) -> tuple[Verdict, Verdict]:
-    return verdict("Reconciling", True, reason, text), verdict("Stalled", False, Reason.PROGRESSING)
+    return verdict("Reconciling", True, reason, text), verdict("Stalled", False, Reason.NOT_STALLED)
 
 
 def _stalled(reason: str, text: str) -> tuple[Verdict, Verdict]:

@@ -19,7 +19,7 @@ class Reason(StrEnum):
     # Something works, or there is nothing to do.
     READY = "Ready", "It does its job; a probe has just said so."
     IDLE = "Idle", "Nothing is left to do for this generation of the spec."
-    PROGRESSING = "Progressing", "Nothing is in the way; work goes on by itself."
+    NOT_STALLED = "NotStalled", "Nothing is in the way: it is done, or goes on by itself."
     UP_TO_DATE = "UpToDate", "What is live is as new as the spec asks for."
     GATE_PASSED = "GatePassed", "The newest evaluated version reached every gate."
     NO_GATE = "NoGate", "The spec has no evaluation, so every complete version passes."
@@ -68,6 +68,10 @@ class Reason(StrEnum):
 
     # Stale.
     NEVER_REFRESHED = "NeverRefreshed", "No refresh has succeeded yet."
+    ROLLED_BACK = (
+        "RolledBack",
+        "An earlier version was made live again; it stays so until a refresh finds that the sources have changed.",
+    )
     SOURCE_UNREACHED = (
         "SourceUnreached",
         "The last refresh could not read every source; what is stored of those stays live, and may be old.",

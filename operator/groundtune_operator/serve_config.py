@@ -8,7 +8,7 @@ from typing import Any
 
 from groundtune.api import InferenceDeploymentSpec
 from groundtune.names import application_name, route_prefix
-from groundtune.serving import EngineArgs, ServedSet
+from groundtune.serving import EngineArgs, ServedSet, Unmet
 from groundtune_operator.cache import Key
 from groundtune_operator.clients.serve import Application
 from groundtune_operator.references import Resolved
@@ -32,7 +32,10 @@ def application(key: Key, spec: InferenceDeploymentSpec, resolved: Resolved) -> 
         target_ongoing_requests=spec.scaling.target_ongoing_requests,
     )
     served = ServedSet(
-        adapters=list(resolved.adapters), knowledge_bases=list(resolved.knowledge_bases), prompt=spec.prompt
+        adapters=list(resolved.adapters),
+        knowledge_bases=list(resolved.knowledge_bases),
+        unmet=_unmet(spec, resolved),
+        prompt=spec.prompt,
     )
     return {
         "name": application_name(key.namespace, key.name),
@@ -41,6 +44,19 @@ def application(key: Key, spec: InferenceDeploymentSpec, resolved: Resolved) -> 
         "args": args.model_dump(mode="json", by_alias=True),
         "deployments": [{"name": DEPLOYMENT, "user_config": served.model_dump(mode="json", by_alias=True)}],
     }
+
+
+def _unmet(spec: InferenceDeploymentSpec, resolved: Resolved) -> list[Unmet]:
+    adapters = {each.alias for each in resolved.adapters}
+    bases = {each.name for each in resolved.knowledge_bases}
+    return [
+        *(Unmet(kind="adapter", name=each.name) for each in spec.adapters if each.name not in adapters),
+        *(
+            Unmet(kind="knowledge base", name=each.name, answers=each.mode == "always")
+            for each in spec.knowledge_bases
+            if each.name not in bases
+        ),
+    ]
 
 
 def whole(

@@ -19,12 +19,18 @@ def corpus_label(corpora: Mapping[str, int]) -> str:
     return ",".join(f"{name}@{version}" for name, version in corpora.items()) or "none"
 
 
-def annotation(adapter: str | None, corpora: Mapping[str, int], used: Sequence[Hit]) -> dict[str, Any]:
-    """Value of the extra field; a citation's `index` is its number in the prompt."""
+def annotation(
+    adapter: str | None, corpora: Mapping[str, int], passages: Sequence[Sequence[Hit]]
+) -> dict[str, Any]:
+    """Value of the extra field; a citation's `index` is its number in the prompt, which neighbours share."""
     return {
         "adapter": adapter or "none",
         "corpus": corpus_label(corpora),
-        "citations": [{"index": number, **hit.as_json()} for number, hit in enumerate(used, start=1)],
+        "citations": [
+            {"index": number, **hit.as_json()}
+            for number, passage in enumerate(passages, start=1)
+            for hit in passage
+        ],
     }
 
 
@@ -34,17 +40,17 @@ def headers(
     *,
     retrieval_ms: float,
     context_tokens: int,
-    degraded: bool,
+    lacking: Sequence[str],
 ) -> dict[str, str]:
-    """Response headers of a chat completion."""
+    """Response headers of a chat completion; `lacking` is what it should have had."""
     found = {
         "x-groundtune-adapter": adapter or "none",
         "x-groundtune-corpus": corpus_label(corpora),
         "x-groundtune-retrieval-ms": f"{retrieval_ms:.1f}",
         "x-groundtune-context-tokens": str(context_tokens),
     }
-    if degraded:
-        found["x-groundtune-degraded"] = "retrieval"
+    if lacking:
+        found["x-groundtune-degraded"] = ",".join(lacking)
     return found
 
 

@@ -16,7 +16,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from groundtune.retrieval.search import search_pool
+from groundtune.retrieval.corpus import search_pool
 from groundtune.serving import EngineArgs, Readiness, ServedSet
 from groundtune.settings import Settings
 from groundtune_services import errors, vector_stores
@@ -87,13 +87,13 @@ class Gateway:
         answer = await _until_gone(request, self._engine.chat.create_chat_completion(body, request))
         if isinstance(answer, ErrorResponse):
             return self._refused(answer)
-        said = annotation(route.adapter, grounding.corpora, grounding.used)
+        said = annotation(route.adapter, grounding.corpora, grounding.passages)
         head = headers(
             route.adapter,
             grounding.corpora,
             retrieval_ms=grounding.retrieval_ms,
             context_tokens=grounding.context_tokens,
-            degraded=grounding.degraded,
+            lacking=self._lacking(route, grounding),
         )
         if body.stream:
             return _event_stream(exchange.events(answer, said), head)
@@ -137,8 +137,21 @@ class Gateway:
         """The engine's proofs, and a knowledge probe that is at most a second old."""
         knowledge = await self._probe()
         return decide(
-            list(self._routes()), self._adapters.readiness(), knowledge, engine_error=self._engine.error
+            list(self._routes()),
+            self._adapters.readiness(),
+            knowledge,
+            self._served.unmet,
+            engine_error=self._engine.error,
         )
+
+    def _lacking(self, route: Route, grounding: Grounding) -> list[str]:
+        """What the answer should have, and has not."""
+        unmet = [each for each in self._served.unmet if each.answers]
+        own = route.name == self._args.served_name
+        declared = bool(self._served.adapters) or any(each.kind == "adapter" for each in unmet)
+        lacking = ["adapter"] if own and declared and route.adapter is None else []
+        wanted = own and any(each.kind == "knowledge base" for each in unmet)
+        return [*lacking, "retrieval"] if grounding.degraded or wanted else lacking
 
     def _routes(self) -> dict[str, Route]:
         return routes(

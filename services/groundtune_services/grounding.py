@@ -24,7 +24,7 @@ class Grounding:
     """The messages to answer, and what was put into them."""
 
     messages: Sequence[Message]
-    used: Sequence[Hit] = ()
+    passages: Sequence[Sequence[Hit]] = ()
     corpora: Mapping[str, int] = field(default_factory=dict)
     context_tokens: int = 0
     retrieval_ms: float = 0.0
@@ -76,7 +76,7 @@ async def grounded(
     )
     return Grounding(
         result.messages,
-        result.used,
+        result.passages,
         found.corpora,
         result.context_tokens,
         found.milliseconds,

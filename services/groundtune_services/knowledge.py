@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
-from groundtune.api.knowledge_base import Embedding
-from groundtune.embedding import Embedder, Vectors
+from groundtune.api.knowledge_base import Embedding, Reranker
+from groundtune.embedding import CrossEncoder, Embedder, Vectors
 from groundtune.errors import GroundtuneError
-from groundtune.retrieval.search import Corpus, Hit, embedding_of, live_corpus, search
+from groundtune.retrieval.corpus import Pool, live_corpus
+from groundtune.retrieval.search import NO_OPTIONS, Hit, Options, Query, ask
 from groundtune.serving import KnowledgeReadiness, KnowledgeTarget
 
-_log = logging.getLogger(__name__)
+_Key = TypeVar("_Key")
+_Model = TypeVar("_Model")
 
-Pool = AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]
+_log = logging.getLogger(__name__)
 
 #: While the database is away, one request in so many seconds finds out; the others do not wait for it.
 _RETRY_SECONDS = 1.0
@@ -70,8 +73,8 @@ class Knowledge:
         self._models = models
         self._timeout = timeout
         self._targets: dict[str, KnowledgeTarget] = {}
-        self._spaces: dict[int, Embedding] = {}
         self._embedders: dict[Embedding, asyncio.Future[Embedder]] = {}
+        self._rerankers: dict[Reranker, asyncio.Future[CrossEncoder]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
         self._retry_at = 0.0
 
@@ -79,7 +82,7 @@ class Knowledge:
         """What to search from now on; models are loaded in the background."""
         self._targets = {target.name: target for target in targets}
         for target in targets:
-            self._embedder(target.embedding)
+            self._models_of(target)
 
     @property
     def targets(self) -> Mapping[str, KnowledgeTarget]:
@@ -112,7 +115,12 @@ class Knowledge:
                 lists.append(result.hits)
         return Retrieved(interleave(lists), corpora, (time.monotonic() - started) * 1000, degraded)
 
-    async def find(self, target: KnowledgeTarget, question: str, top_k: int | None = None) -> Found:
+    async def find(
+        self,
+        target: KnowledgeTarget,
+        question: str,
+        options: Options = NO_OPTIONS,
+    ) -> Found:
         """Search one knowledge base.
 
         Raises:
@@ -125,14 +133,14 @@ class Knowledge:
             self._retry_at = now + _RETRY_SECONDS
         try:
             async with asyncio.timeout(self._timeout):
-                found = await self._find(target, searchable(question), top_k)
+                found = await self._find(target, searchable(question), options)
         except GroundtuneError as error:
             raise SearchError(str(error)) from error
         except psycopg.DataError as error:
             raise SearchError(f"the corpus can't be searched: {error}") from error
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
-            if isinstance(error, TimeoutError) and not self._embedder(target.embedding).done():
-                raise SearchError("the embedding model is still being loaded") from error
+            if isinstance(error, TimeoutError) and not all(each.done() for each in self._models_of(target)):
+                raise SearchError("its models are still being loaded") from error
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             reason = str(error) or f"no answer within {self._timeout:g} s"
             raise SearchError(f"the database is away: {reason}") from error
@@ -144,61 +152,63 @@ class Knowledge:
         return list(await asyncio.gather(*(self._probe(target) for target in self._targets.values())))
 
     async def settled(self) -> None:
-        """Wait until the embedding models of what is declared are loaded, or have failed to load."""
-        await asyncio.gather(
-            *(asyncio.shield(self._embedder(target.embedding)) for target in self._targets.values()),
-            return_exceptions=True,
-        )
+        """Wait until the models of what is declared are loaded, or have failed to load."""
+        models = [each for target in self._targets.values() for each in self._models_of(target)]
+        await asyncio.gather(*map(asyncio.shield, models), return_exceptions=True)
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _probe(self, target: KnowledgeTarget) -> KnowledgeReadiness:
         try:
-            found = await self.find(target, "readiness", top_k=1)
+            found = await self.find(target, "readiness", Options(top_k=1, min_score=0.0))
         except SearchError as error:
             return KnowledgeReadiness(name=target.name, version=None, message=str(error))
         message = "" if found.version is not None else "no version is live yet"
         return KnowledgeReadiness(name=target.name, version=found.version, message=message)
 
-    async def _find(self, target: KnowledgeTarget, question: str, top_k: int | None) -> Found:
+    async def _find(self, target: KnowledgeTarget, question: str, options: Options) -> Found:
         async with self._pool.connection() as connection:
-            corpus = await live_corpus(connection, target.uid)
-            if corpus is None:
-                return Found(None, [])
-            embedding = await self._embedding_of(connection, corpus)
-        # No connection is held meanwhile: there are fewer of them than questions under load.
-        vector = await self._vector(embedding, question)
-        async with self._pool.connection() as connection:
-            return Found(
-                corpus.version, await search(connection, corpus, question, vector, target.retrieval, top_k)
-            )
-
-    async def _embedding_of(
-        self, connection: AsyncConnection[tuple[object, ...]], corpus: Corpus
-    ) -> Embedding:
-        """What the space was made with: after a go-live, that may be ahead of what was declared."""
-        known = self._spaces.get(corpus.space_id)
-        if known is None:
-            known = self._spaces[corpus.space_id] = await embedding_of(connection, corpus)
-        return known
+            live = await live_corpus(connection, target.uid)
+        if live is None:
+            return Found(None, [])
+        corpus, embedding = live
+        query = Query(corpus, question, target.retrieval, options)
+        rerank = None
+        if target.retrieval.reranker is not None:
+            rerank = (await asyncio.shield(self._reranker(target.retrieval.reranker))).rerank
+        return Found(corpus.version, await ask(self._pool, query, self._vector(embedding, question), rerank))
 
     async def _vector(self, embedding: Embedding, question: str) -> Vectors:
         embedder = await asyncio.shield(self._embedder(embedding))
-        return await asyncio.get_running_loop().run_in_executor(self._thread, embedder.query, question)
+        # a model here computes one question at a time; an endpoint is waited for
+        thread = self._thread if embedding.endpoint is None else None
+        return await asyncio.get_running_loop().run_in_executor(thread, embedder.query, question)
+
+    def _models_of(self, target: KnowledgeTarget) -> list[asyncio.Future[Any]]:
+        reranker = target.retrieval.reranker
+        more = [] if reranker is None else [self._reranker(reranker)]
+        return [self._embedder(target.embedding), *more]
 
     def _embedder(self, embedding: Embedding) -> asyncio.Future[Embedder]:
+        load = partial(Embedder, embedding, self._models, patient=False)
+        return self._loaded(self._embedders, embedding, load)
+
+    def _reranker(self, reranker: Reranker) -> asyncio.Future[CrossEncoder]:
+        return self._loaded(self._rerankers, reranker, partial(CrossEncoder, reranker, self._models))
+
+    def _loaded(
+        self, models: dict[_Key, asyncio.Future[_Model]], key: _Key, load: Callable[[], _Model]
+    ) -> asyncio.Future[_Model]:
         """The model, loaded once; one that failed is tried again."""
-        known = self._embedders.get(embedding)
+        known = models.get(key)
         if known is None or (known.done() and known.exception() is not None):
-            known = asyncio.get_running_loop().run_in_executor(
-                self._thread, Embedder, embedding, self._models
-            )
+            known = asyncio.get_running_loop().run_in_executor(self._thread, load)
             known.add_done_callback(_report)
-            self._embedders[embedding] = known
+            models[key] = known
         return known
 
 
-def _report(loading: asyncio.Future[Embedder]) -> None:
+def _report(loading: asyncio.Future[Any]) -> None:
     if not loading.cancelled() and (error := loading.exception()) is not None:
-        _log.warning("embedding model does not load: %s", error)
+        _log.warning("a knowledge base's model does not load: %s", error)

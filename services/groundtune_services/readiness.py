@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from groundtune.serving import AdapterReadiness, KnowledgeReadiness, Readiness
+from groundtune.serving import AdapterReadiness, KnowledgeReadiness, Readiness, Unmet
 
 _PROBE_SECONDS = 1.0
 
@@ -15,12 +15,14 @@ def decide(
     models: Sequence[str],
     adapters: Sequence[AdapterReadiness],
     knowledge: Sequence[KnowledgeReadiness],
+    unmet: Sequence[Unmet] = (),
     *,
     engine_error: str,
 ) -> Readiness:
     """Ready when some version of every declared adapter answers and every knowledge base was just searched.
 
     Args:
+        unmet: what is declared besides.
         engine_error: why the engine does not answer; empty if it does.
     """
     faults = [engine_error] if engine_error else []
@@ -32,6 +34,7 @@ def decide(
         else:
             faults.append(f"adapter {adapter.alias} is being loaded")
     faults += [f"knowledge base {each.name}: {each.message}" for each in knowledge if each.version is None]
+    faults += [f"{each.kind} {each.name} is declared, and there is none yet" for each in unmet]
     return Readiness(
         ready=not faults,
         models=list(models),

@@ -11,19 +11,21 @@ from fastapi import APIRouter
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, Field
 
-from groundtune.retrieval.search import Hit
+from groundtune.retrieval.corpus import Pool
+from groundtune.retrieval.filters import Filter
+from groundtune.retrieval.search import Hit, Options
 from groundtune.serving import KnowledgeTarget
 from groundtune_services.errors import ApiError
-from groundtune_services.knowledge import Knowledge, Pool, SearchError
+from groundtune_services.knowledge import Knowledge, SearchError
 
 _LIST_SECONDS = 2.0
 
 
 class RankingOptions(BaseModel):
-    """Only the threshold is honoured; the ranker is the knowledge base's own."""
+    """The threshold takes the place of the knowledge base's `minScore`; the ranker is its own."""
 
     ranker: str | None = None
-    score_threshold: float | None = None
+    score_threshold: float | None = Field(None, ge=0, le=1)
 
 
 class SearchRequest(BaseModel):
@@ -31,7 +33,7 @@ class SearchRequest(BaseModel):
 
     query: str | list[str] = Field(min_length=1)
     max_num_results: int = Field(10, ge=1, le=50)
-    filters: dict[str, Any] | None = None
+    filters: Filter | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool = False
 
@@ -41,7 +43,7 @@ def result(hit: Hit) -> dict[str, Any]:
     return {
         "file_id": hit.source,
         "filename": hit.source.rsplit("/", 1)[-1],
-        "attributes": {"heading": hit.heading},
+        "attributes": {**hit.attributes, "heading": hit.heading},
         "content": [{"type": "text", "text": hit.text}],
         **hit.as_json(),
     }
@@ -83,20 +85,17 @@ def router(knowledge: Knowledge, pool: Pool) -> APIRouter:
     @routes.post("/{name}/search")
     async def search_store(name: str, body: SearchRequest) -> dict[str, Any]:
         target = target_of(name)
-        if body.filters:
-            raise ApiError(
-                400, "filters: not supported; leave it out", code="unsupported_parameter", param="filters"
-            )
         queries = [body.query] if isinstance(body.query, str) else body.query
         try:
-            found = await knowledge.find(target, " ".join(queries), top_k=body.max_num_results)
+            threshold = body.ranking_options.score_threshold if body.ranking_options else None
+            options = Options(body.max_num_results, threshold, body.filters)
+            found = await knowledge.find(target, " ".join(queries), options)
         except SearchError as error:
             raise ApiError(503, f"vector store {name}: {error}") from error
-        threshold = body.ranking_options.score_threshold if body.ranking_options else None
         return {
             "object": "vector_store.search_results.page",
             "search_query": queries,
-            "data": [result(hit) for hit in found.hits if threshold is None or hit.score >= threshold],
+            "data": [result(hit) for hit in found.hits],
             "has_more": False,
             "next_page": None,
         }

@@ -17,7 +17,7 @@ DEMO = [sys.executable, "-m", "groundtune_local.demo"]
 EXAMPLE = Path(__file__).parents[2] / "manifests" / "examples" / "support-bot"
 #: How many lines of each file the smaller copy keeps, evenly spread: enough to learn the format from.
 _LINES = {
-    "style/train.jsonl": 64,
+    "style/train/chats.jsonl": 64,
     "style/holdout.jsonl": 8,
     "questions.jsonl": 3,
 }

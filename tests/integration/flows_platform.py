@@ -20,9 +20,11 @@ from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
 Snapshot = KnowledgeBaseSnapshot | FineTuneJobSnapshot
 
 _RUN = """
-import json, sys
+import asyncio, inspect, json, sys
 from groundtune_flows.{module} import {flow}
-{flow}(json.loads(sys.argv[1]), "test")
+run = {flow}(json.loads(sys.argv[1]), "test")
+if inspect.iscoroutine(run):
+    asyncio.run(run)
 """
 
 

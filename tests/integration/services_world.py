@@ -75,7 +75,9 @@ class Corpus:
             ).scalar_one()
             for statement in create_tables(self._space, self._embedder.dimensions):
                 connection.execute(text(statement))
-            connection.execute(text(create_vector_index(self._space, 16, 64)))
+            connection.execute(
+                text(create_vector_index(self._space, self._embedder.dimensions, "vector", 16, 64))
+            )
 
     def write(self, version: int, documents: dict[str, str]) -> None:
         """Add documents in a version, one chunk each; it is not live by that."""
@@ -105,6 +107,14 @@ class Corpus:
                     {"d": document, "e": len(body), "t": body, "x": str(vector.tolist()), "v": version},
                 )
             index_texts(connection, self._space)
+
+    def describe(self, uri: str, **attributes: Any) -> None:
+        """Give a document attributes."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                text("UPDATE groundtune.documents SET attributes = CAST(:a AS jsonb) WHERE uri = :uri"),
+                {"a": json.dumps(attributes), "uri": uri},
+            )
 
     def go_live(self, version: int | None) -> None:
         with self._engine.begin() as connection:

@@ -91,7 +91,7 @@ def machine(engine: Engine) -> Callable[[], RuleBasedStateMachine]:
                 assert corpora.finish_version(connection, self.uid, version) == len(self.sources)
                 if good:
                     corpora.promote(connection, self.uid, version)
-                    corpora.collect_garbage(connection, self.uid)
+                    corpora.collect_garbage(connection, self.uid, 2)
                 else:
                     corpora.reject(connection, self.uid, version)
             self.building = None

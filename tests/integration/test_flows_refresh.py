@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import uuid
@@ -20,6 +21,8 @@ from groundtune.errors import GroundtuneError
 from groundtune.registry import corpora
 from groundtune.registry.database import connect
 from groundtune.registry.spaces import chunk_table
+from groundtune.retrieval.asking import ask_live
+from groundtune.settings import settings
 from groundtune.snapshots import KnowledgeBaseSnapshot
 from groundtune_flows.refresh import refresh_knowledge_base
 
@@ -46,12 +49,12 @@ class Base:
 
     def refresh(self) -> dict[str, Any]:
         """Run the flow in this process; the run's record."""
-        refresh_knowledge_base(self.snapshot(), "test")
+        asyncio.run(refresh_knowledge_base(self.snapshot(), "test"))
         return self.last_run()
 
     def fails(self) -> dict[str, Any]:
         with pytest.raises(GroundtuneError):
-            refresh_knowledge_base(self.snapshot(), "test")
+            asyncio.run(refresh_knowledge_base(self.snapshot(), "test"))
         record = self.last_run()
         assert record["state"] == "failed"
         return record
@@ -224,6 +227,74 @@ def test_what_the_source_says_is_unchanged_is_not_read(base: Base, monkeypatch: 
     assert len(read) == 1  # that it is what it was, under another time, is kept
 
 
+def test_attributes_are_kept_and_change_without_embedding(base: Base) -> None:
+    base.write(
+        "a.md", "---\nteam: red\nyear: 2026\ntags: [x]\nsince: 2026-01-31\n---\n\n# Hub\n\nIt is blue."
+    )
+    base.write("b.md", "# Plan\n\nIt costs 34 euros.")
+    base.spec["sources"][0]["attributes"] = {"team": "blue", "product": "hub"}
+    base.refresh()
+
+    def attributes() -> dict[str, Any]:
+        rows = base.query(
+            "SELECT d.uri, d.attributes FROM groundtune.documents d JOIN groundtune.spaces s ON s.id = d.space_id "
+            "WHERE s.kb_uid = :uid AND d.valid_to IS NULL"
+        )
+        return {row["uri"].rsplit("/", 1)[-1]: row["attributes"] for row in rows}
+
+    own = {"team": "red", "year": 2026, "since": "2026-01-31"}
+    assert attributes() == {"a.md": {"product": "hub", **own}, "b.md": {"team": "blue", "product": "hub"}}
+    assert base.refresh()["state"] == "unchanged"
+    base.spec["sources"][0]["attributes"] = {"product": "lamp"}
+    run = base.refresh()
+    assert (run["result"]["updated"], run["result"]["embeddedChunks"]) == (2, 0)
+    assert attributes() == {"a.md": {"product": "lamp", **own}, "b.md": {"product": "lamp"}}
+    del base.spec["sources"][0]["attributes"]
+    assert (base.refresh()["result"]["updated"], attributes()["b.md"]) == (2, {})
+    assert base.refresh()["state"] == "unchanged"
+
+
+def test_another_storage_embeds_nothing(base: Base) -> None:
+    base.write("a.md", "# Hub\n\nThe hub pairs with a violet light.")
+    first = base.refresh()
+    for storage in ("bit", "halfvec", "vector"):
+        base.spec["index"] = {"storage": storage}
+        run = base.refresh()
+        assert (run["result"]["embeddedChunks"], run["tokens"]) == (0, 0), storage
+        assert base.live() == run["result"]["version"] > first["result"]["version"]
+        hits = asyncio.run(
+            ask_live(
+                settings().database_url.get_secret_value(),
+                base.uid,
+                ["Which light?"],
+                base.snapshot().spec.retrieval,
+                settings().models,
+            )
+        )
+        assert hits is not None
+        assert hits[0][0].text.endswith("violet light.")
+
+
+def test_vectors_are_not_made_of_rounded_ones(base: Base) -> None:
+    base.write("a.md", "# Hub\n\nThe hub pairs with a violet light.")
+    base.spec["index"] = {"storage": "halfvec"}
+    base.refresh()
+    base.spec["index"] = {"storage": "vector"}
+    assert base.refresh()["result"]["embeddedChunks"] == 1
+
+
+def test_so_many_versions_are_kept(base: Base) -> None:
+    for versions, kept in ((3, [5, 4, 3, 2]), (1, [6, 5])):
+        base.spec["retention"] = {"versions": versions}
+        while (base.live() or 0) < kept[0]:
+            base.write("a.md", f"Text {base.live()}.")
+            base.refresh()
+        rows = base.query(
+            "SELECT version FROM groundtune.corpus_versions WHERE kb_uid = :uid ORDER BY 1 DESC"
+        )
+        assert [row["version"] for row in rows] == kept
+
+
 def test_documents_of_several_formats_in_one_version(base: Base) -> None:
     base.write(
         "page.html",
@@ -250,6 +321,7 @@ def test_only_a_version_that_answers_goes_live(base: Base) -> None:
         "version": 1,
         "k": 3,
         "questions": 1,
+        "bootstrapQuestions": 0,
         "recall": 1.0,
         "precision": pytest.approx(1 / 3),
         "mrr": 1.0,

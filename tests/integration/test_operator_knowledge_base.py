@@ -146,6 +146,7 @@ def test_an_annotation_makes_an_earlier_version_live_once(world: World) -> None:
     ask("1")
     eventually(lambda: world.get(KB, "back")["status"]["liveVersion"] == 1, "version 1 is live again")
     assert "RolledBack" in world.events("back")
+    world.wait(KB, "back", "Fresh", "False", "RolledBack")
     for wrong in ("7", "one"):
         assert ask(wrong)["liveVersion"] == 1
     assert world.events("back").count("RollbackFailed") == 2
@@ -153,6 +154,7 @@ def test_an_annotation_makes_an_earlier_version_live_once(world: World) -> None:
     world.request(KB, "back", "third")
     world.refresh(world.wait_runs(KB, "back", 3), "Nimbus hubs blink green.")
     eventually(lambda: world.get(KB, "back")["status"]["liveVersion"] == 3, "version 3 is live")
+    world.wait(KB, "back", "Fresh", "True")
 
 
 def test_a_date_that_never_comes_is_named_and_clears_once_mended(world: World) -> None:

@@ -18,7 +18,8 @@ from groundtune.registry.database import connect, migrate
 from groundtune.registry.spaces import create_tables, create_vector_index
 from groundtune.registry.tables import SCHEMA, Base
 from groundtune.registry.texts import index_texts
-from groundtune.retrieval.search import Corpus, Hit, live_corpus, search, search_pool
+from groundtune.retrieval.corpus import Corpus, live_corpus, search_pool
+from groundtune.retrieval.search import Hit, Query, search
 
 _OLD_CHUNKS = """CREATE TABLE groundtune_corpora.chunks_1 (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -71,7 +72,8 @@ def test_a_corpus_of_before_is_searched_by_its_words_after_migrating(fresh: str)
             "INSERT INTO groundtune.knowledge_bases (uid, namespace, name, live_version) VALUES ('u', 'd', 'kb', 1)"
         )
         connection.execute(
-            "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) VALUES (1, 'u', 'h', '{}', 3)"
+            "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) "
+            """VALUES (1, 'u', 'h', '{"embedding": {}}', 3)"""
         )
         connection.execute(_OLD_CHUNKS)
         for axis, content in enumerate(_TEXTS):
@@ -79,7 +81,7 @@ def test_a_corpus_of_before_is_searched_by_its_words_after_migrating(fresh: str)
     migrate(_url(fresh))
     with psycopg.connect(fresh) as connection:
         assert connection.execute("SELECT recipe_hash, texts FROM groundtune.spaces").fetchone() == (
-            recipe_hash({"language": "english"}),
+            recipe_hash({"embedding": {}, "language": "english", "storage": "vector"}),
             3,
         )
         found = connection.execute(
@@ -105,7 +107,7 @@ def corpus(fresh: str) -> str:
         )
         connection.execute(
             "INSERT INTO groundtune.spaces (id, kb_uid, recipe_hash, recipe, dimensions) "
-            """VALUES (1, 'u', 'h', '{"language": "english"}', 3)"""
+            """VALUES (1, 'u', 'h', '{"language": "english", "embedding": {}}', 3)"""
         )
         for version, state in ((1, "live"), (2, "building")):
             connection.execute(
@@ -113,7 +115,7 @@ def corpus(fresh: str) -> str:
                 "VALUES ('u', %s, 1, %s, %s)",
                 (version, state, uuid4()),
             )
-        for statement in (*create_tables(1, 3), create_vector_index(1, 16, 64)):
+        for statement in (*create_tables(1, 3), create_vector_index(1, 3, "vector", 16, 64)):
             connection.execute(statement)
         _add(connection, 0, _TEXTS[0], 1, 2)
         _add(connection, 0, _TEXTS[0].replace("34", "39"), 2, None)
@@ -147,14 +149,11 @@ async def _search(
 ) -> list[Hit]:
     async with search_pool(conninfo, size=1) as pool, pool.connection() as connection:
         live = await live_corpus(connection, "u")
-        assert live == Corpus(1, 1)
-        return await search(
-            connection,
-            Corpus(1, version or live.version),
-            question,
-            np.eye(3, dtype=np.float32)[axis],
-            Retrieval(mode=mode),
-        )
+        assert live is not None
+        assert live[0] == Corpus(1, 1, 3)
+        corpus = Corpus(1, version or live[0].version, 3)
+        query = Query(corpus, question, Retrieval.model_validate({"mode": mode}))
+        return await search(connection, query, np.eye(3, dtype=np.float32)[axis])
 
 
 async def test_a_search_reads_one_version_only(corpus: str) -> None:

@@ -18,11 +18,11 @@ from dulwich.server import DictBackend
 from dulwich.web import make_wsgi_chain
 from sqlalchemy import text
 
+from groundtune.addresses import ForbiddenAddress, check_url
 from groundtune.api.knowledge_base import DocumentSource
 from groundtune.errors import GroundtuneError
 from groundtune.registry.database import connect
 from groundtune_flows.reading import read_ahead
-from groundtune_flows.sources.addresses import ForbiddenAddress, check_url
 from groundtune_flows.sources.discovery import documents
 from groundtune_flows.sources.found import Content, Found, GoneFile, Places, UnreadableFile, read_whole
 
@@ -350,6 +350,11 @@ def test_rows_are_documents(postgres_url: str, where: Places) -> None:
         "sql://crm/1": b"# Plans\n\nStudio: 29 euros, 100%",
         "sql://crm/2": b"Ten hubs",
     }
+    more = "SELECT id, body AS text, id * 1.5 AS price, title IS NULL AS bare, now() AS t FROM articles"
+    contents = [row.read() for row in found(where, sql={"query": more}, **source).values()]
+    said = [content.attributes for content in contents if content is not None]
+    assert [(each["price"], each["bare"]) for each in said] == [(1.5, False), (3.0, True)]
+    assert str(said[0]["t"]).startswith("20")
     wrong = {
         "SELECT id FROM articles": "gives no column text",
         "SELECT 1 AS id, body AS text FROM articles": "gives the id '1' twice",

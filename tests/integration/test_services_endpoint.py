@@ -14,7 +14,7 @@ import openai
 import pytest
 from services_world import DOCUMENTS, NAME, World, make_adapter, serving
 
-from groundtune.serving import AdapterTarget, ServedSet
+from groundtune.serving import AdapterTarget, ServedSet, Unmet
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -268,6 +268,39 @@ def test_vector_stores_in_openais_shape(world: World) -> None:
         == best.model_extra["text"]
         == text[best.model_extra["start"] : best.model_extra["end"]]
     )
+
+
+def test_a_vector_store_is_filtered_and_cut_as_openai_does(world: World) -> None:
+    declare(world)
+    world.corpus.describe("volume://docs/returns.md", team="shop", year=2026)
+    stores = world.client.vector_stores
+    equal: Any = {"type": "eq", "key": "team", "value": "shop"}
+    (only,) = list(stores.search("handbook", query=QUESTION, filters=equal))
+    assert (only.file_id, only.attributes["team"], only.attributes["year"]) == (
+        "volume://docs/returns.md", "shop", 2026,
+    )  # fmt: skip
+    others: Any = {"type": "and", "filters": [{"type": "nin", "key": "team", "value": ["shop"]}]}
+    assert len(list(stores.search("handbook", query=QUESTION, filters=others))) == 2
+    best = next(iter(stores.search("handbook", query=QUESTION)))
+    limit = best.model_extra["similarity"] - 0.001
+    cut = stores.search("handbook", query=QUESTION, ranking_options={"score_threshold": limit})
+    assert [each.file_id for each in cut] == [best.file_id]
+    wrong: Any = {"type": "like", "key": "team", "value": "shop"}
+    with pytest.raises(openai.BadRequestError, match="filters"):
+        list(stores.search("handbook", query=QUESTION, filters=wrong))
+
+
+def test_what_is_declared_and_not_there_is_said(world: World) -> None:
+    unmet = [Unmet(kind="adapter", name="voice"), Unmet(kind="knowledge base", name="faq")]
+    world.apply(ServedSet(unmet=unmet))
+    until(lambda: world.readiness()[0] == 503, "not ready")
+    assert world.readiness()[1]["message"] == (
+        "adapter voice is declared, and there is none yet; knowledge base faq is declared, and there is none yet"
+    )
+    assert ask(world).headers["x-groundtune-degraded"] == "adapter,retrieval"
+    assert "x-groundtune-degraded" not in ask(world, f"{NAME}:base").headers
+    declare(world)
+    assert "x-groundtune-degraded" not in ask(world).headers
 
 
 def test_a_new_corpus_version_needs_no_reconfigure(world: World) -> None:

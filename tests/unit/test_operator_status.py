@@ -95,7 +95,7 @@ def test_an_event_tells_of_a_transition_once() -> None:
     told = [event.reason for event in transitions("KnowledgeBase", {}, waiting)]
     assert told == ["SourceUnavailable"]
     assert transitions("KnowledgeBase", waiting, waiting) == []
-    ready = _status(Ready=("True", "Ready"), Stalled=("False", "Progressing"))
+    ready = _status(Ready=("True", "Ready"), Stalled=("False", "NotStalled"))
     assert [event.reason for event in transitions("KnowledgeBase", waiting, ready)] == ["Ready"]
 
 
@@ -106,8 +106,8 @@ def test_another_reason_to_stall_is_news() -> None:
 
 
 def test_an_endpoint_that_stops_answering_and_one_that_goes_stale_are_told() -> None:
-    before = _status(Ready=("True", "Ready"), Stalled=("False", "Progressing"), Fresh=("True", "UpToDate"))
-    away = _status(Ready=("False", "Unhealthy"), Stalled=("False", "Progressing"), Fresh=("True", "UpToDate"))
+    before = _status(Ready=("True", "Ready"), Stalled=("False", "NotStalled"), Fresh=("True", "UpToDate"))
+    away = _status(Ready=("False", "Unhealthy"), Stalled=("False", "NotStalled"), Fresh=("True", "UpToDate"))
     (event,) = transitions("InferenceDeployment", before, away)
     assert (event.type, event.reason, event.message) == ("Warning", "Unhealthy", "Unhealthy it is")
     old = _status(Ready=("True", "Ready"), Fresh=("False", "StaleReference"))

@@ -51,10 +51,10 @@ def test_what_is_not_there_is_not_listed() -> None:
 
 
 def test_citations_are_numbered_as_in_the_prompt() -> None:
-    said = annotation("style-v2", {"handbook": 7}, [HIT, HIT])
+    said = annotation("style-v2", {"handbook": 7}, [[HIT], [HIT, HIT]])
     assert said["adapter"] == "style-v2"
     assert said["corpus"] == "handbook@7"
-    assert [citation["index"] for citation in said["citations"]] == [1, 2]
+    assert [citation["index"] for citation in said["citations"]] == [1, 2, 2]  # neighbours share one
     assert said["citations"][0] == {
         "index": 1,
         "source": "volume://docs/a.md",
@@ -62,20 +62,23 @@ def test_citations_are_numbered_as_in_the_prompt() -> None:
         "end": 9,
         "text": "lamps‼",
         "score": 0.5,
+        "similarity": 0.0,
         "version": 7,
     }
 
 
 def test_headers_say_none_where_there_is_none() -> None:
-    found = headers(None, {}, retrieval_ms=0, context_tokens=0, degraded=False)
+    found = headers(None, {}, retrieval_ms=0, context_tokens=0, lacking=[])
     assert found == {
         "x-groundtune-adapter": "none",
         "x-groundtune-corpus": "none",
         "x-groundtune-retrieval-ms": "0.0",
         "x-groundtune-context-tokens": "0",
     }
-    degraded = headers("a-v1", {"x": 1}, retrieval_ms=2000, context_tokens=0, degraded=True)
-    assert degraded["x-groundtune-degraded"] == "retrieval"
+    degraded = headers(
+        "a-v1", {"x": 1}, retrieval_ms=2000, context_tokens=0, lacking=["adapter", "retrieval"]
+    )
+    assert degraded["x-groundtune-degraded"] == "adapter,retrieval"
 
 
 def test_every_knowledge_base_is_in_the_label() -> None:

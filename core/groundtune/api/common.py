@@ -150,6 +150,10 @@ class RunCost(ApiModel):
 
     tokens: int = Field(0, ge=0, description="Tokens embedded or trained on, over all runs.")
     seconds: float = Field(0, ge=0, description="Seconds of run time, over all runs.")
+    amount: float = Field(
+        0, ge=0, description="What that cost by the prices that were in force, in `currency`, over all runs."
+    )
+    currency: str = Field("", max_length=3, description="ISO 4217 code of the amount.")
 
 
 Conditions = Annotated[

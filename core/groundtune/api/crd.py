@@ -30,6 +30,7 @@ _COPIED = frozenset(
         "maximum",
         "minItems",
         "maxItems",
+        "maxProperties",
         "format",
         "x-kubernetes-validations",
         "x-kubernetes-list-type",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
@@ -22,7 +22,9 @@ from groundtune.api.common import (
     cel,
     rules,
 )
-from groundtune.api.sources import Source
+from groundtune.api.sources import SecretReference, Source, WebUrl
+
+AttributeValue = Annotated[str, Field(max_length=512)]
 
 
 class DocumentSource(Source):
@@ -37,6 +39,13 @@ class DocumentSource(Source):
     )
     exclude: list[Glob] = Field(
         default_factory=list, max_length=32, description="Globs of files to leave out, applied after include."
+    )
+    attributes: dict[str, AttributeValue] | None = Field(
+        None,
+        max_length=16,
+        description="Attributes of every document of this source, which searches can filter by, such as "
+        "`team: billing`. What a document says of itself comes before them.",
+        json_schema_extra=rules(cel("self.all(key, key.size() <= 64)", "a key may have 64 characters")),
     )
 
 
@@ -63,6 +72,29 @@ class Chunking(ApiModel):
     )
 
 
+class EmbeddingEndpoint(ApiModel):
+    """A server that computes the vectors, with OpenAI's API."""
+
+    url: WebUrl = Field(
+        description="Base URL, as OpenAI's clients take it, such as https://api.example.com/v1."
+    )
+    model: str = Field(
+        "",
+        max_length=256,
+        description="Model that the server is asked for; empty means the last part of the URI.",
+    )
+    dimensions: int | None = Field(
+        None,
+        ge=1,
+        le=16000,
+        description="Shorter vectors than the model's own, where the server can make such.",
+    )
+    max_tokens: int = Field(512, ge=16, le=131072, description="Tokens of a text that the model reads.")
+    secret_ref: SecretReference | None = Field(
+        None, description="Secret with the server's key under `apiKey`; without it none is sent."
+    )
+
+
 class Embedding(ApiModel):
     """The model that turns chunks and questions into vectors."""
 
@@ -78,6 +110,17 @@ class Embedding(ApiModel):
     document_prefix: str = Field(
         "", max_length=256, description="Text put before a chunk, as some models ask for."
     )
+    endpoint: EmbeddingEndpoint | None = Field(
+        None,
+        description="Where the vectors are computed, instead of in the platform. `model` then is what counts tokens: "
+        "the same model, or one with a like tokenizer.",
+    )
+
+    @property
+    def endpoint_model(self) -> str:
+        """Name that the endpoint is asked for."""
+        named = self.endpoint.model if self.endpoint is not None else ""
+        return named or self.model.rstrip("/").rsplit("/", 1)[-1]
 
 
 Language = Literal[
@@ -113,15 +156,40 @@ Language = Literal[
 ]
 
 
+Storage = Literal["vector", "halfvec", "bit"]
+
+
 class Index(ApiModel):
     """The HNSW index over the vectors, and the full-text index over the words."""
 
+    storage: Storage = Field(
+        "vector",
+        description="How vectors are kept. vector: 4 bytes a dimension, up to 2000 dimensions. halfvec: 2 bytes, up to "
+        "4000. bit: whole vectors beside an index over one bit a dimension, whose finds they rank; up to 16000. "
+        "Another one builds a new index beside the old one, without embedding anything anew.",
+    )
     m: int = Field(16, ge=2, le=100, description="Connections of a node in a layer.")
     ef_construction: int = Field(64, ge=4, le=1000, description="Candidates kept while the index is built.")
     language: Language = Field(
         "english",
         description="Language of the documents, for the stems and stop words of full-text search; simple: words as "
         "they are. Another one builds a new index beside the old one.",
+    )
+
+
+class Reranker(ApiModel):
+    """A cross-encoder that reads the question and a passage together: slower than vectors, and a better judge."""
+
+    model: ModelUri = Field(
+        description="A cross-encoder of sentence-transformers with one label: hf://ORG/NAME, package://NAME or "
+        "file:///PATH."
+    )
+    revision: str = Field("", max_length=128, description="Revision of a hub model; empty means its default.")
+    candidates: int = Field(
+        30,
+        ge=2,
+        le=100,
+        description="Passages that it reads for each question; each costs a run of the model.",
     )
 
 
@@ -134,6 +202,18 @@ class Retrieval(ApiModel):
         "rank fusion.",
     )
     top_k: int = Field(10, ge=1, le=100, description="Passages that a search returns.")
+    min_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least similarity of a passage to the question: the cosine of their vectors, or the reranker's "
+        "score where there is one. Less similar ones are left out, in every mode. Without it, a search returns the "
+        "best passages however far they are.",
+    )
+    reranker: Reranker | None = Field(
+        None,
+        description="Puts the best passages into a better order; without it they stay in that of the mode.",
+    )
     ef_search: int = Field(
         100, ge=1, le=1000, description="Candidates that the HNSW index looks at for a question."
     )
@@ -180,6 +260,18 @@ class RetrievalEvaluation(ApiModel):
     )
 
 
+class Retention(ApiModel):
+    """What is kept of the past."""
+
+    versions: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="Versions before the live one that are kept, to roll back to. Older ones are removed after a "
+        "refresh, with what only they held; what is served never is.",
+    )
+
+
 class KnowledgeBaseSpec(ApiModel):
     """The corpus that should be live, and how it is kept so."""
 
@@ -195,6 +287,9 @@ class KnowledgeBaseSpec(ApiModel):
     refresh: Refresh = Field(default_factory=lambda: Refresh(), description="When sources are read again.")
     evaluation: RetrievalEvaluation | None = Field(
         None, description="The retrieval gate; without it every complete version goes live."
+    )
+    retention: Retention = Field(
+        default_factory=lambda: Retention(), description="How many versions are kept."
     )
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain", description="What happens to the stored corpus when the resource is deleted."
@@ -224,11 +319,16 @@ class FailedDocument(ApiModel):
 
 
 class RetrievalScores(ApiModel):
-    """Retrieval quality on the golden set, of the newest evaluated version."""
+    """Retrieval quality on the golden set, of the live version; of the newest one while none is live."""
 
     version: int = Field(ge=0, description="Corpus version that was measured.")
     k: int = Field(ge=1, description="The K of the scores.")
     questions: int = Field(ge=0, description="Questions asked.")
+    bootstrap_questions: int = Field(
+        0,
+        ge=0,
+        description="Those of them that `groundtune kb bootstrap-eval` made up from the corpus itself.",
+    )
     recall: float = Field(
         ge=0, le=1, description="Mean share of the relevant passages found among the first K."
     )
@@ -249,7 +349,9 @@ class KnowledgeBaseStatus(ApiModel):
     failed_documents: list[FailedDocument] = Field(
         default_factory=list, max_length=20, description="The first documents that could not be taken in."
     )
-    evaluation: RetrievalScores | None = Field(None, description="The newest retrieval scores.")
+    evaluation: RetrievalScores | None = Field(
+        None, description="Retrieval scores of the live version; while none is live, of the newest one."
+    )
     next_refresh_time: AwareDatetime | None = Field(None, description="When the schedule is due next.")
     last_handled_request: str = Field(
         "",
@@ -277,7 +379,7 @@ class KnowledgeBase(Resource):
         Column("Version", "integer", ".status.liveVersion", "Corpus version that searches read."),
         Column("Documents", "integer", ".status.documents", "Documents in the live version."),
         Column("Chunks", "integer", ".status.chunks", "Chunks in the live version.", priority=1),
-        Column("Recall", "number", ".status.evaluation.recall", "Recall@K of the newest evaluated version."),
+        Column("Recall", "number", ".status.evaluation.recall", "Recall@K of the live version."),
         Column(
             "Fresh", "string", '.status.conditions[?(@.type=="Fresh")].status', "Whether it is up to date."
         ),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from groundtune.api.knowledge_base import Embedding
-from groundtune.models import resolve_model
+from groundtune.models import has_gpu, resolve_model
 
 Vectors = NDArray[np.float32]
 
@@ -19,8 +19,11 @@ Vectors = NDArray[np.float32]
 class Backend(Protocol):
     """A model that is loaded."""
 
-    dimensions: int
     max_tokens: int
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -36,15 +39,18 @@ class Embedder:
     Vectors have unit length, so that cosine similarity is their dot product.
     """
 
-    def __init__(self, spec: Embedding, cache: Path) -> None:
+    def __init__(self, spec: Embedding, cache: Path, *, patient: bool = True) -> None:
         """Load the model; on a CPU it is compiled into `cache` when it is used for the first time.
 
+        Args:
+            patient: of an endpoint: wait while it is away, as nobody waits for the answer.
+
         Raises:
-            ModelError: it can't be found or loaded.
+            ModelError: it can't be found or loaded; an endpoint's also when it is asked.
         """
         folder = resolve_model(spec.model, spec.revision, cache, field="spec.embedding.model")
         self._spec = spec
-        self._backend = _load(folder, spec.model, cache)
+        self._backend = _load(folder, spec, cache, patient)
 
     @property
     def dimensions(self) -> int:
@@ -82,20 +88,19 @@ class Embedder:
         return vectors
 
 
-def _load(folder: Path, uri: str, cache: Path) -> Backend:
+def _load(folder: Path, spec: Embedding, cache: Path, patient: bool) -> Backend:
     # Each backend is imported only where it is used: PyTorch alone takes longer to import than a refresh
     # without changes takes.
-    if not _has_gpu():
+    if spec.endpoint is not None:
+        from groundtune.embedding.endpoint import EndpointModel
+
+        return EndpointModel(spec, folder, patient=patient)
+    if not has_gpu():
         from groundtune.embedding.compiled import CompiledModel, compiled_folder
 
-        compiled = compiled_folder(folder, uri, cache)
+        compiled = compiled_folder("embedding", folder, spec.model, cache)
         if compiled is not None:
             return CompiledModel(compiled)
     from groundtune.embedding.torch_model import TorchModel
 
-    return TorchModel(folder, uri)
-
-
-def _has_gpu() -> bool:
-    """Whether PyTorch may find one; asks the kernel, as asking PyTorch would mean to import it."""
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))
+    return TorchModel(folder, spec.model)

@@ -39,9 +39,34 @@ def load_sentence_transformer(folder: Path, uri: str, device: str | None = None)
     return model.eval()
 
 
+def load_cross_encoder(folder: Path, uri: str, device: str | None = None) -> Any:
+    """The cross-encoder in a folder.
+
+    Raises:
+        ModelError: it does not load, or has more than one label.
+    """
+    from sentence_transformers import CrossEncoder
+
+    try:
+        model = CrossEncoder(str(folder), device=device, local_files_only=True)
+    except (OSError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise ModelError(
+            f"spec.retrieval.reranker.model: {uri} does not load: {line}", reason="ModelInvalid"
+        ) from error
+    if model.num_labels != 1:
+        raise ModelError(
+            f"spec.retrieval.reranker.model: {uri} has {model.num_labels} labels; a reranker has one",
+            reason="ModelInvalid",
+        )
+    return model.eval()
+
+
 def window(model: Any) -> int:
     """Tokens that the model reads."""
-    return int(model.max_seq_length or _DEFAULT_WINDOW)
+    return int(
+        getattr(model, "max_seq_length", None) or getattr(model, "max_length", None) or _DEFAULT_WINDOW
+    )
 
 
 class TorchModel:

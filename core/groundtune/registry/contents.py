@@ -5,14 +5,16 @@ All of it works on the caller's transaction. Earlier versions keep seeing what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from psycopg import Connection as RawConnection
+from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, text
 
 from groundtune.registry.spaces import chunk_table
@@ -42,6 +44,7 @@ class NewDocument:
     Args:
         fingerprint: what the source says of its content without being read, if it does.
         source: key of the source that it came from.
+        attributes: what searches can filter by.
     """
 
     uri: str
@@ -50,6 +53,7 @@ class NewDocument:
     chunks: Sequence[NewChunk]
     fingerprint: str | None = None
     source: str = ""
+    attributes: Mapping[str, bool | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,21 +116,38 @@ def note_seen(connection: Connection, space_id: int, version: int, seen: Sequenc
     )
 
 
+def some_passages(
+    connection: Connection, space_id: int, version: int, most: int
+) -> list[tuple[str, str, str]]:
+    """URI, heading and text of passages of the version, drawn as if by chance, always the same ones."""
+    rows = connection.execute(
+        text(
+            f"SELECT d.uri, c.heading, c.text FROM (SELECT * FROM {chunk_table(space_id)} WHERE {VISIBLE} "
+            "ORDER BY hashint8(id), id LIMIT :most) c JOIN groundtune.documents d ON d.id = c.document_id "
+            "ORDER BY hashint8(c.id), c.id"
+        ),
+        {"version": version, "most": most},
+    )
+    return [(row.uri, row.heading, row.text) for row in rows]
+
+
 def known_vectors(
     connection: Connection, space_id: int, documents: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], NDArray[np.float32]]:
     """Vectors by (heading, text) of the chunks of what these (URI, content hash) were before.
 
     They are found under the same URI (an edited document) or the same content (a moved one), of any version, and in
-    every space of the knowledge base whose vectors are of the same model: another language or chunking costs only
-    what it cuts in another way.
+    every space of the knowledge base whose vectors are of the same model, and not rounded where these are not: another
+    language or chunking costs only what it cuts in another way.
     """
     raw = _raw(connection)
     spaces = connection.execute(
         text(
             "SELECT other.id FROM groundtune.spaces own JOIN groundtune.spaces other ON other.kb_uid = own.kb_uid "
-            "AND other.recipe -> 'embedding' = own.recipe -> 'embedding' WHERE own.id = :space "
-            "UNION SELECT :space"
+            "AND (other.recipe -> 'embedding') #- '{endpoint,secretRef}' "
+            "= (own.recipe -> 'embedding') #- '{endpoint,secretRef}' "
+            "AND (own.recipe ->> 'storage' = 'halfvec' OR other.recipe ->> 'storage' IS DISTINCT FROM 'halfvec') "
+            "WHERE own.id = :space UNION SELECT :space"
         ),
         {"space": space_id},
     ).scalars()
@@ -138,7 +159,7 @@ def known_vectors(
             "WHERE d.space_id = %s AND (d.uri = ANY(%s) OR d.content_hash = ANY(%s))",
             (space, [uri for uri, _ in documents], [content for _, content in documents]),
         )
-        known |= {(heading, chunk): vector.to_numpy() for heading, chunk, vector in rows}
+        known |= {(heading, chunk): vector.to_numpy().astype(np.float32) for heading, chunk, vector in rows}
     return known
 
 
@@ -154,26 +175,30 @@ def replace_documents(
             {"count": len(documents)},
         )
     ]
+    halved = _storage(connection, space_id) == "halfvec"
     cursor = _raw(connection).cursor()
     with cursor.copy(
         "COPY groundtune.documents (id, space_id, uri, content_hash, text, chunks, tokens, valid_from, "
-        "fingerprint, source) FROM STDIN WITH (FORMAT BINARY)"
+        "fingerprint, source, attributes) FROM STDIN WITH (FORMAT BINARY)"
     ) as copy:
-        copy.set_types(["int8", "int8", "text", "text", "text", "int4", "int4", "int4", "text", "text"])
+        marks = ["text", "text", "jsonb"]
+        copy.set_types(["int8", "int8", "text", "text", "text", "int4", "int4", "int4", *marks])
         for id_, document in zip(ids, documents, strict=True):
             tokens = sum(chunk.tokens for chunk in document.chunks)
             content = (document.uri, document.content_hash, document.text)
-            marks = (document.fingerprint, document.source)
-            copy.write_row((id_, space_id, *content, len(document.chunks), tokens, version, *marks))
+            said = (document.fingerprint, document.source, Jsonb(document.attributes))
+            copy.write_row((id_, space_id, *content, len(document.chunks), tokens, version, *said))
     with cursor.copy(
         f"COPY {chunk_table(space_id)} (document_id, ordinal, start_offset, end_offset, tokens, heading, text, "
         "embedding, valid_from, page) FROM STDIN WITH (FORMAT BINARY)"
     ) as copy:
-        copy.set_types(["int8", "int4", "int4", "int4", "int4", "text", "text", "vector", "int4", "int4"])
+        kind = "halfvec" if halved else "vector"
+        copy.set_types(["int8", "int4", "int4", "int4", "int4", "text", "text", kind, "int4", "int4"])
         for id_, document in zip(ids, documents, strict=True):
             for ordinal, chunk in enumerate(document.chunks):
                 place = (id_, ordinal, chunk.start, chunk.end, chunk.tokens)
-                copy.write_row((*place, chunk.heading, chunk.text, chunk.vector, version, chunk.page))
+                vector = HalfVector(chunk.vector) if halved else chunk.vector
+                copy.write_row((*place, chunk.heading, chunk.text, vector, version, chunk.page))
 
 
 def close_documents(connection: Connection, space_id: int, version: int, uris: Sequence[str]) -> None:
@@ -231,6 +256,14 @@ def changes(connection: Connection, space_id: int, version: int) -> Changes:
         {"space": space_id, "version": version},
     ).one()
     return Changes(added, updated, removed)
+
+
+def _storage(connection: Connection, space_id: int) -> str | None:
+    """How the space keeps its vectors, where its recipe says it."""
+    said: str | None = connection.execute(
+        text("SELECT recipe ->> 'storage' FROM groundtune.spaces WHERE id = :space"), {"space": space_id}
+    ).scalar_one()
+    return said
 
 
 def _raw(connection: Connection) -> RawConnection[Any]:

@@ -22,9 +22,6 @@ from groundtune.registry.tables import CorpusVersionRow, KnowledgeBaseRow, Space
 from groundtune.registry.texts import forget_texts
 from groundtune.snapshots import KnowledgeBaseSnapshot
 
-#: Versions before the live one that stay searchable, for rollback.
-KEPT_VERSIONS = 2
-
 
 def ensure_knowledge_base(connection: Connection, snapshot: KnowledgeBaseSnapshot) -> None:
     """Its row, made if it isn't there."""
@@ -33,32 +30,41 @@ def ensure_knowledge_base(connection: Connection, snapshot: KnowledgeBaseSnapsho
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:
-    """Identity of a recipe."""
+    """Identity of a recipe: of all in it that decides about the vectors, so not the key to an endpoint."""
+    embedding = recipe.get("embedding", {})
+    if embedding.get("endpoint"):
+        endpoint = {name: value for name, value in embedding["endpoint"].items() if name != "secretRef"}
+        recipe = {**recipe, "embedding": {**embedding, "endpoint": endpoint}}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def find_space(connection: Connection, kb_uid: str, recipe: dict[str, Any]) -> int | None:
     """Id of the space with this recipe, if there is one."""
-    return connection.execute(
-        select(SpaceRow.id).where(SpaceRow.kb_uid == kb_uid, SpaceRow.recipe_hash == recipe_hash(recipe))
-    ).scalar_one_or_none()
+    found = connection.execute(
+        select(SpaceRow.id, SpaceRow.recipe).where(
+            SpaceRow.kb_uid == kb_uid, SpaceRow.recipe_hash == recipe_hash(recipe)
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    if found.recipe != recipe:  # another key: searches have to use it, too
+        connection.execute(update(SpaceRow).where(SpaceRow.id == found.id).values(recipe=recipe))
+    return int(found.id)
 
 
 def create_space(connection: Connection, kb_uid: str, recipe: dict[str, Any], dimensions: int) -> int:
     """A space with its tables; its id."""
     row = {"kb_uid": kb_uid, "recipe_hash": recipe_hash(recipe), "recipe": recipe, "dimensions": dimensions}
     space_id = connection.execute(insert(SpaceRow).values(row).returning(SpaceRow.id)).scalar_one()
-    for statement in create_tables(space_id, dimensions):
+    for statement in create_tables(space_id, dimensions, recipe.get("storage", "vector")):
         connection.execute(text(statement))
     return space_id
 
 
-def space_recipe(connection: Connection, space_id: int) -> dict[str, Any]:
-    """What the space was made with."""
-    recipe: dict[str, Any] = connection.execute(
-        select(SpaceRow.recipe).where(SpaceRow.id == space_id)
-    ).scalar_one()
-    return recipe
+def space(connection: Connection, space_id: int) -> SpaceRow:
+    """What the space is."""
+    row = connection.execute(select(*SpaceRow.__table__.columns).where(SpaceRow.id == space_id)).one()
+    return SpaceRow(**row._mapping)
 
 
 def live_version(connection: Connection, kb_uid: str) -> CorpusVersionRow | None:
@@ -147,7 +153,9 @@ def ensure_vector_index(connection: Connection, space_id: int, m: int, ef_constr
     connection.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
     if options is not None:
         connection.execute(text(f"ALTER INDEX groundtune_corpora.{name} RENAME TO {name}_old"))
-    connection.execute(text(create_vector_index(space_id, m, ef_construction)))
+    made = space(connection, space_id)
+    storage = made.recipe.get("storage", "vector")
+    connection.execute(text(create_vector_index(space_id, made.dimensions, storage, m, ef_construction)))
     if options is not None:
         connection.execute(text(f"DROP INDEX groundtune_corpora.{name}_old"))
 
@@ -233,28 +241,28 @@ def history(connection: Connection, kb_uid: str) -> list[CorpusVersionRow]:
     return [CorpusVersionRow(**row._mapping) for row in rows]
 
 
-def collect_garbage(connection: Connection, kb_uid: str) -> None:
-    """Delete versions older than the live one and the `KEPT_VERSIONS` before it, and the rows that only they had."""
+def collect_garbage(connection: Connection, kb_uid: str, kept: int) -> None:
+    """Delete versions older than the live one and the `kept` before it, and the rows that only they had."""
     live = live_version(connection, kb_uid)
     if live is None:
         return
     before = [version for version in searchable_versions(connection, kb_uid) if version < live.version]
-    oldest = min([live.version, *before[:KEPT_VERSIONS]])
+    oldest = min([live.version, *before[:kept]])
     connection.execute(
         delete(CorpusVersionRow).where(CorpusVersionRow.kb_uid == kb_uid, CorpusVersionRow.version < oldest)
     )
     spaces = connection.execute(select(SpaceRow.id).where(SpaceRow.kb_uid == kb_uid)).scalars().all()
     for space_id in spaces:
-        kept = connection.execute(
+        first = connection.execute(
             select(func.min(CorpusVersionRow.version)).where(CorpusVersionRow.space_id == space_id)
         ).scalar_one()
-        if kept is None:
+        if first is None:
             for statement in drop_tables(space_id):
                 connection.execute(text(statement))
             connection.execute(delete(SpaceRow).where(SpaceRow.id == space_id))
         else:
-            old = "FROM groundtune.documents WHERE space_id = :space AND valid_to <= :kept"
-            values = {"space": space_id, "kept": kept}
+            old = "FROM groundtune.documents WHERE space_id = :space AND valid_to <= :first"
+            values = {"space": space_id, "first": first}
             forget_texts(connection, space_id, f"SELECT id {old}", values)
             connection.execute(text(f"DELETE {old}"), values)
 

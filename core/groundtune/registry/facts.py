@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, func, or_, select, text
 from sqlalchemy.orm import aliased
 
+from groundtune.api.common import RunCost
 from groundtune.registry.spaces import chunk_table
 from groundtune.registry.tables import (
     AdapterRow,
@@ -20,6 +21,7 @@ from groundtune.registry.tables import (
     RunRow,
     RunState,
     SpaceRow,
+    VersionState,
 )
 
 #: Newest runs that are read of a resource.
@@ -48,7 +50,8 @@ class CorpusFacts:
     """The live version.
 
     `recipe`: what its space was made with, which an edited spec may no longer say. `answers`: its chunk table gave
-    back a passage that is visible in it.
+    back a passage that is visible in it. `evaluation`: its scores as they were measured last. `newer`: the newest
+    version that was live after it, which it was rolled back from.
     """
 
     version: int
@@ -58,6 +61,8 @@ class CorpusFacts:
     tokens: int
     recipe: dict[str, Any] = field(default_factory=dict)
     answers: bool = False
+    evaluation: dict[str, Any] | None = None
+    newer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,7 @@ class ResourceFacts:
     runs: tuple[RunFacts, ...] = ()
     last_success: RunFacts | None = None
     last_evaluated: RunFacts | None = None
-    tokens: int = 0
-    seconds: float = 0.0
+    cost: RunCost = field(default_factory=RunCost)
     locked: bool = False
     live: CorpusFacts | None = None
     promoted: AdapterFacts | None = None
@@ -102,20 +106,18 @@ def read_facts(connection: Connection, uids: Sequence[str]) -> dict[str, Resourc
     runs = _newest_runs(connection, uids)
     success = _newest_run_each(connection, uids, RunRow.state.in_([RunState.SUCCEEDED, RunState.UNCHANGED]))
     evaluated = _newest_run_each(connection, uids, func.jsonb_typeof(RunRow.result["evaluation"]) == "object")
-    totals = _totals(connection, uids)
+    costs = _costs(connection, uids)
     live = _live_versions(connection, uids)
     promoted, latest = _adapters(connection, uids)
     made = _adapters_of_runs(connection, [run.id for found in runs.values() for run in found])
     facts = {}
     for uid in uids:
-        tokens, seconds = totals.get(uid, (0, 0.0))
         own = runs.get(uid, ())
         facts[uid] = ResourceFacts(
             runs=own,
             last_success=success.get(uid),
             last_evaluated=evaluated.get(uid),
-            tokens=tokens,
-            seconds=seconds,
+            cost=costs.get(uid, RunCost()),
             locked=uid in locked,
             live=live.get(uid),
             promoted=promoted.get(uid),
@@ -185,18 +187,41 @@ def _newest_run_each(connection: Connection, uids: Sequence[str], condition: Any
     return {row.resource_uid: _run(row) for row in rows}  # type: ignore[arg-type]
 
 
-def _totals(connection: Connection, uids: Sequence[str]) -> dict[str, tuple[int, float]]:
+def _costs(connection: Connection, uids: Sequence[str]) -> dict[str, RunCost]:
+    """Of all runs; where the prices' currency has changed, the amount is that of the one with the most runs."""
     rows = connection.execute(
-        select(RunRow.resource_uid, func.sum(RunRow.tokens), func.sum(RunRow.seconds))
+        select(
+            RunRow.resource_uid,
+            func.sum(func.sum(RunRow.tokens)).over(partition_by=RunRow.resource_uid),
+            func.sum(func.sum(RunRow.seconds)).over(partition_by=RunRow.resource_uid),
+            func.sum(RunRow.amount),
+            RunRow.currency,
+        )
         .where(RunRow.resource_uid.in_(uids))
-        .group_by(RunRow.resource_uid)
+        .group_by(RunRow.resource_uid, RunRow.currency)
+        .order_by(RunRow.currency != "", func.count())
     )
-    return {uid: (int(tokens), float(seconds)) for uid, tokens, seconds in rows}
+    return {
+        uid: RunCost(
+            tokens=int(tokens), seconds=round(seconds, 1), amount=round(amount, 4), currency=currency
+        )
+        for uid, tokens, seconds, amount, currency in rows  # the last one of a resource stays
+    }
 
 
 def _live_versions(connection: Connection, uids: Sequence[str]) -> dict[str, CorpusFacts]:
+    later = aliased(CorpusVersionRow)
+    newer = (
+        select(func.max(later.version))
+        .where(
+            later.kb_uid == KnowledgeBaseRow.uid,
+            later.version > KnowledgeBaseRow.live_version,
+            later.state == VersionState.SUPERSEDED,
+        )
+        .scalar_subquery()
+    )
     rows = connection.execute(
-        select(KnowledgeBaseRow.uid, CorpusVersionRow.__table__, SpaceRow.recipe)
+        select(KnowledgeBaseRow.uid, CorpusVersionRow.__table__, SpaceRow.recipe, newer.label("newer"))
         .join(
             CorpusVersionRow,
             (CorpusVersionRow.kb_uid == KnowledgeBaseRow.uid)
@@ -215,6 +240,8 @@ def _live_versions(connection: Connection, uids: Sequence[str]) -> dict[str, Cor
             tokens=row.tokens,
             recipe=row.recipe,
             answers=row.uid in answering,
+            evaluation=row.evaluation,
+            newer=row.newer,
         )
         for row in rows
     }

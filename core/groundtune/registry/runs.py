@@ -22,6 +22,15 @@ class RunError:
     message: str
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of a run: its machine's price an hour, and what others have charged for it."""
+
+    currency: str = ""
+    hourly: float = 0.0
+    charged: float = 0.0
+
+
 def notify(connection: Connection, uid: str) -> None:
     """Tell listeners, once this transaction commits, that facts about the resource changed."""
     connection.execute(text("SELECT pg_notify(:channel, :uid)"), {"channel": CHANNEL, "uid": uid})
@@ -61,9 +70,12 @@ def finish_run(
     *,
     result: dict[str, Any] | None = None,
     tokens: int = 0,
+    cost: Cost | None = None,
     error: RunError | None = None,
 ) -> None:
     """Record how the run ended and what it used (`tokens` embedded or trained on)."""
+    cost = cost or Cost()
+    seconds = func.extract("epoch", func.clock_timestamp() - RunRow.started_at)
     uid = connection.execute(
         update(RunRow)
         .where(RunRow.id == run_id)
@@ -73,7 +85,9 @@ def finish_run(
             error_reason=error.reason if error else None,
             error_message=error.message if error else None,
             tokens=RunRow.tokens + tokens,
-            seconds=func.extract("epoch", func.clock_timestamp() - RunRow.started_at),
+            seconds=seconds,
+            amount=RunRow.amount + seconds / 3600 * cost.hourly + cost.charged,
+            currency=cost.currency,
             finished_at=func.clock_timestamp(),
         )
         .returning(RunRow.resource_uid)

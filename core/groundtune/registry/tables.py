@@ -64,7 +64,7 @@ class KnowledgeBaseRow(Base):
 
 
 class SpaceRow(Base):
-    """One recipe (embedding model, chunking, language) of a knowledge base; its chunks live in tables of their own.
+    """One recipe (embedding model, chunking, storage, language) of a knowledge base, with tables of its own.
 
     `texts` and `lexemes` count the passages that full-text search knows, and their distinct words.
     """
@@ -119,8 +119,17 @@ class DocumentRow(Base):
     valid_to: Mapped[int | None] = mapped_column(Integer)
     fingerprint: Mapped[str | None]
     source: Mapped[str] = mapped_column(server_default="")
+    attributes: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
 
-    __table_args__ = (Index("documents_space_uri_from", "space_id", "uri", "valid_from", unique=True),)
+    __table_args__ = (
+        Index("documents_space_uri_from", "space_id", "uri", "valid_from", unique=True),
+        Index(
+            "documents_attributes",
+            "attributes",
+            postgresql_using="gin",
+            postgresql_ops={"attributes": "jsonb_path_ops"},
+        ),
+    )
 
 
 class RunRow(Base):
@@ -142,6 +151,8 @@ class RunRow(Base):
     error_message: Mapped[str | None]
     tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     seconds: Mapped[float] = mapped_column(Float, server_default="0")
+    amount: Mapped[float] = mapped_column(Float, server_default="0")
+    currency: Mapped[str] = mapped_column(server_default="")
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
 

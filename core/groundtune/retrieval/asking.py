@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundtune.api.knowledge_base import Retrieval
-from groundtune.embedding import Embedder
-from groundtune.retrieval.search import Hit, embedding_of, live_corpus, search, search_pool
+from groundtune.embedding import CrossEncoder, Embedder
+from groundtune.retrieval.corpus import live_corpus, search_pool
+from groundtune.retrieval.search import NO_OPTIONS, Hit, Options, Query, search
 
 
 async def ask_live(
@@ -16,25 +17,26 @@ async def ask_live(
     questions: Sequence[str],
     settings: Retrieval,
     models: Path,
-    top_k: int | None = None,
+    options: Options = NO_OPTIONS,
 ) -> list[list[Hit]] | None:
     """The hits of each question, in order, from the version that is live now; None if none is.
 
     Args:
         url: of the database.
         models: folder of converted and downloaded models.
-        top_k: most hits of a question; the settings' by default.
 
     Raises:
-        ModelError: the model that the corpus was made with can't be loaded.
+        ModelError: the model that the corpus was made with, or the reranker, can't be loaded.
     """
     async with search_pool(url, size=1) as pool, pool.connection() as connection:
-        corpus = await live_corpus(connection, kb_uid)
-        if corpus is None:
+        live = await live_corpus(connection, kb_uid)
+        if live is None:
             return None
-        embedder = Embedder(await embedding_of(connection, corpus), models)
+        corpus, embedding = live
+        embedder = Embedder(embedding, models)
+        rerank = CrossEncoder(settings.reranker, models).rerank if settings.reranker is not None else None
         vectors = embedder.queries(questions)
         return [
-            await search(connection, corpus, question, vector, settings, top_k)
+            await search(connection, Query(corpus, question, settings, options), vector, rerank)
             for question, vector in zip(questions, vectors, strict=True)
         ]

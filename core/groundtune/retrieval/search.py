@@ -1,37 +1,51 @@
-"""Search of a live corpus: vector, full text, or both joined by reciprocal rank fusion.
-
-Reciprocal rank fusion: a passage scores Σ 1 / (60 + rank) over the lists that hold it (Cormack, Clarke and
-Büttcher, SIGIR 2009).
-"""
+"""Search of one corpus version: vector, full text, or both joined by reciprocal rank fusion."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pgvector.psycopg import register_vector_async
-from psycopg import AsyncConnection
+import numpy as np
+from numpy.typing import NDArray
 from psycopg.rows import class_row
-from psycopg_pool import AsyncConnectionPool
 
-from groundtune.api.knowledge_base import Embedding, Retrieval
+from groundtune.api.knowledge_base import Retrieval
 from groundtune.embedding import Vectors
-from groundtune.registry.spaces import chunk_table, term_table, text_table
+from groundtune.retrieval import statements
+from groundtune.retrieval.corpus import Connection, Corpus, Pool
+from groundtune.retrieval.filters import Comparison, Compound, condition
+from groundtune.retrieval.statements import Wanted
 
 #: Raise it when the same settings would rank in another way, so that stored scores are measured anew.
 RANKING = 2
 
 _FUSION_K = 60
 _CANDIDATES = 50
-#: Passages that full-text search ranks.
-_LEXICAL_POOL = 2000
-#: The b of BM25.
-_LENGTH_WEIGHT = 0.4
+#: Documents and passages of a filter up to which all of them are looked at, instead of going through an index.
+_FEW_DOCUMENTS, _FEW_PASSAGES = 2000, 20_000
+#: Rows that the HNSW index goes through for one filtered question before all are looked at.
+_SCANNED = 40_000
+
+#: Function of a question and passages that gives each one's score, from 0 to 1.
+Rerank = Callable[[str, Sequence[str]], Awaitable[Sequence[float] | NDArray[np.float32]]]
+#: Ids of passages with their scores, best first.
+Ranking = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage. `text` is exactly the document's text from `start` to `end` (characters); `page` is counted from 1."""
+    """A passage.
+
+    Args:
+        start, end: characters of the document; `text` is exactly what stands there.
+        score: what it is ranked by: 1 in hybrid search is the first of both lists; the reranker's, where there is one.
+        page: of a document that has such, counted from 1.
+        ordinal: place among the document's passages.
+        similarity: cosine of its vector and the question's.
+        attributes: of its document.
+    """
 
     source: str
     start: int
@@ -41,6 +55,9 @@ class Hit:
     score: float
     version: int
     page: int | None = None
+    ordinal: int = 0
+    similarity: float = 0.0
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The form that every search and every citation of Groundtune gives it."""
@@ -50,154 +67,178 @@ class Hit:
             "end": self.end,
             "text": self.text,
             "score": self.score,
+            "similarity": self.similarity,
             "version": self.version,
         }
         return found if self.page is None else found | {"page": self.page}
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """One version of a corpus, and the space that holds it."""
+class Options:
+    """What one search may ask for beyond a knowledge base's settings.
 
-    space_id: int
-    version: int
-
-
-def search_pool(url: str, size: int = 4) -> AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]:
-    """Connections for `search`; open it before use. A lost connection is replaced by itself."""
-    return AsyncConnectionPool(
-        url,
-        min_size=1,
-        max_size=size,
-        open=False,
-        reconnect_timeout=5,  # then each request tries anew, instead of waiting out a growing pause
-        configure=_configure,
-        check=AsyncConnectionPool.check_connection,
-    )
-
-
-async def _configure(connection: AsyncConnection[tuple[object, ...]]) -> None:
-    await register_vector_async(connection)
-    await connection.commit()
-
-
-async def live_corpus(connection: AsyncConnection[tuple[object, ...]], kb_uid: str) -> Corpus | None:
-    """What is live now, or None before the first version is."""
-    cursor = await connection.execute(
-        "SELECT v.space_id, v.version FROM groundtune.knowledge_bases k "
-        "JOIN groundtune.corpus_versions v ON v.kb_uid = k.uid AND v.version = k.live_version WHERE k.uid = %s",
-        (kb_uid,),
-    )
-    row = await cursor.fetchone()
-    return None if row is None else Corpus(space_id=int(str(row[0])), version=int(str(row[1])))
-
-
-async def embedding_of(connection: AsyncConnection[tuple[object, ...]], corpus: Corpus) -> Embedding:
-    """The model that the corpus's vectors were made with, which may not be the one that is declared now.
-
-    Raises:
-        LookupError: there is no such space.
+    Args:
+        top_k: most passages; the settings' by default.
+        min_score: least similarity of a passage; the settings' by default.
+        filter: which documents' passages come into question.
     """
-    cursor = await connection.execute(
-        "SELECT recipe -> 'embedding' FROM groundtune.spaces WHERE id = %s", (corpus.space_id,)
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        raise LookupError(f"space {corpus.space_id} is not there")
-    return Embedding.model_validate(row[0])
+
+    top_k: int | None = None
+    min_score: float | None = None
+    filter: Comparison | Compound | None = None
+
+
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question to one corpus version."""
+
+    corpus: Corpus
+    text: str
+    settings: Retrieval
+    options: Options = NO_OPTIONS
+
+    @property
+    def limit(self) -> int:
+        """Most passages."""
+        return self.options.top_k or self.settings.top_k
+
+    @property
+    def least(self) -> float | None:
+        """Least similarity of a passage."""
+        return self.settings.min_score if self.options.min_score is None else self.options.min_score
+
+    @property
+    def candidates(self) -> int:
+        """Passages of each list before they are joined."""
+        reranked = self.settings.reranker.candidates if self.settings.reranker else 0
+        return max(_CANDIDATES, self.limit, reranked)
 
 
 async def search(
-    connection: AsyncConnection[tuple[object, ...]],
-    corpus: Corpus,
-    question: str,
-    vector: Vectors,
-    settings: Retrieval,
-    top_k: int | None = None,
+    connection: Connection, query: Query, vector: Vectors, rerank: Rerank | None = None
 ) -> list[Hit]:
-    """The best passages of one version, best first, at most `top_k` (default: the settings').
+    """The best passages, best first.
 
     Args:
         vector: the question's embedding by the corpus's own model, shape (dimensions,).
+        rerank: the settings' reranker, where they have one.
     """
-    limit = top_k or settings.top_k
+    words = [] if query.settings.mode == "vector" else await _by_words(connection, query)
+    return await _reranked(query, await _complete(connection, query, words, vector), rerank)
+
+
+async def ask(
+    pool: Pool, query: Query, embedding: Coroutine[Any, Any, Vectors], rerank: Rerank | None = None
+) -> list[Hit]:
+    """The same, while the question's vector is still being computed: the words need none.
+
+    No connection is held longer than it is used: there are fewer of them than questions under load.
+    """
+    embedded = asyncio.create_task(embedding)
+    words: Ranking = []
+    try:
+        if query.settings.mode != "vector":
+            async with pool.connection() as connection:
+                words = await _by_words(connection, query)
+        vector = await embedded
+    finally:
+        embedded.cancel()
+    async with pool.connection() as connection:
+        hits = await _complete(connection, query, words, vector)
+    return await _reranked(query, hits, rerank)
+
+
+async def _reranked(query: Query, hits: list[Hit], rerank: Rerank | None) -> list[Hit]:
+    if query.settings.reranker is None:
+        return hits
+    assert rerank is not None, "the settings name a reranker"
+    scores = await rerank(query.text, [f"{hit.heading}\n{hit.text}".strip() for hit in hits])
+    least = query.least or 0.0
+    scored = [
+        replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True) if score >= least
+    ]
+    return sorted(scored, key=lambda hit: -hit.score)[: query.limit]
+
+
+async def _by_words(connection: Connection, query: Query) -> Ranking:
+    values: dict[str, Any] = {"version": query.corpus.version, "question": query.text}
+    values["candidates"] = query.candidates
     async with connection.transaction():
-        await connection.execute(
-            "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true)",
-            (str(settings.ef_search),),
-        )
+        wanted, bound = await _wanted(connection, query)
+        return await _ranking(connection, statements.matching(query.corpus, wanted), values | bound)
+
+
+async def _complete(connection: Connection, query: Query, words: Ranking, vector: Vectors) -> list[Hit]:
+    """Nearest vectors, joined with what the words gave."""
+    async with connection.transaction():
+        near: Ranking = []
+        if query.settings.mode != "lexical":
+            near = await _by_vector(connection, query, vector)
+        ranking = {"vector": near, "lexical": words, "hybrid": fuse(near, words)}[query.settings.mode]
+        reranker = query.settings.reranker
+        limit = query.limit if reranker is None else max(query.limit, reranker.candidates)
+        least = query.least if reranker is None else None
+        if least is None:
+            ranking = ranking[:limit]
+        values = {
+            "version": query.corpus.version,
+            "vector": vector,
+            "ids": [id_ for id_, _ in ranking],
+            "scores": [score for _, score in ranking],
+            "least": least,
+            "limit": limit,
+        }
         async with connection.cursor(row_factory=class_row(Hit)) as cursor:
-            await cursor.execute(
-                _statement(corpus, settings.mode),
-                {
-                    "version": corpus.version,
-                    "vector": vector,
-                    "question": question,
-                    "candidates": max(_CANDIDATES, limit),
-                    "limit": limit,
-                },
-            )
+            await cursor.execute(statements.passages(query.corpus), values)
             return await cursor.fetchall()
 
 
-def _statement(corpus: Corpus, mode: str) -> str:
-    table = chunk_table(corpus.space_id)
-    visible = "valid_from <= %(version)s AND (valid_to IS NULL OR valid_to > %(version)s)"
-    vector = f"""
-        SELECT id, row_number() OVER (ORDER BY distance, id) AS rank, 1 - distance AS similarity FROM (
-            SELECT id, embedding <=> %(vector)s AS distance FROM {table}
-            WHERE {visible} ORDER BY embedding <=> %(vector)s LIMIT %(candidates)s
-        ) nearest"""
-    lexical = _lexical(corpus.space_id, visible)
-    ranked = {
-        "vector": f"SELECT id, similarity AS score FROM ({vector}) v",
-        "lexical": f"SELECT id, similarity AS score FROM ({lexical}) l",
-        "hybrid": f"SELECT id, sum(1.0 / ({_FUSION_K} + rank)) AS score "
-        f"FROM (SELECT id, rank FROM ({vector}) v UNION ALL SELECT id, rank FROM ({lexical}) l) fused GROUP BY id",
-    }[mode]
-    return f"""
-        SELECT d.uri AS source, c.start_offset AS start, c.end_offset AS end, c.text, c.heading,
-            CAST(r.score AS double precision) AS score, CAST(%(version)s AS integer) AS version, c.page
-        FROM (SELECT id, score FROM ({ranked}) s ORDER BY score DESC, id LIMIT %(limit)s) r
-        JOIN {table} c USING (id) JOIN groundtune.documents d ON d.id = c.document_id
-        ORDER BY r.score DESC, r.id"""
+def fuse(*rankings: Ranking) -> Ranking:
+    """Reciprocal rank fusion, after Cormack, Clarke and Büttcher, SIGIR 2009.
 
-
-def _lexical(space_id: int, visible: str) -> str:
-    """Passages by the words that they share with the question, rare words first.
-
-    A passage scores the sum over the question's words of idf · tf / (1 - b + b · length / mean length). The weight of
-    rare words and the length's are those of BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
-    and Beyond", 2009); tf is what Postgres's ts_rank makes of n occurrences, 1 + 1/4 + … + 1/n², which saturates as
-    theirs does. Only the rarest words bring passages in, up to so many passages, and at least one word: what has
-    nothing but common words of the question would not rank anyway, and a question of common words stays cheap.
+    A passage scores Σ 1 / (60 + rank) over the lists that hold it, as a share of what the first of all would have.
     """
-    return f"""
-        SELECT id, row_number() OVER (ORDER BY similarity DESC, id) AS rank, similarity FROM (
-            WITH space AS MATERIALIZED (
-                SELECT CAST(recipe ->> 'language' AS regconfig) AS language, texts,
-                    lexemes / greatest(texts, 1.0) AS mean
-                FROM groundtune.spaces WHERE id = {space_id:d}
-            ), asked AS MATERIALIZED (
-                SELECT CAST(quote_literal(lexeme) AS tsquery) AS query,
-                    ln(1 + (greatest(s.texts, t.chunks) - t.chunks + 0.5) / (t.chunks + 0.5)) AS idf,
-                    sum(t.chunks) OVER (ORDER BY t.chunks, lexeme) AS upto,
-                    row_number() OVER (ORDER BY t.chunks, lexeme) AS place
-                FROM space s, unnest(tsvector_to_array(to_tsvector(s.language, %(question)s))) AS lexeme
-                JOIN {term_table(space_id)} t USING (lexeme) WHERE t.chunks > 0
-            ), question AS MATERIALIZED (
-                SELECT array_agg(query) AS queries, array_agg(idf) AS weights,
-                    CAST(string_agg(CAST(query AS text), ' | ') FILTER (WHERE upto <= {_LEXICAL_POOL} OR place = 1)
-                        AS tsquery) AS drivers
-                FROM asked
-            ), pool AS MATERIALIZED (
-                SELECT t.chunk_id, t.search FROM question q, {text_table(space_id)} t
-                WHERE t.search @@ q.drivers LIMIT {2 * _LEXICAL_POOL}
-            )
-            SELECT c.id, (
-                SELECT sum(w.idf * ts_rank('{{1,1,1,1}}', p.search, w.query))
-                FROM unnest(q.queries, q.weights) AS w (query, idf)
-            ) / ({1 - _LENGTH_WEIGHT} + {_LENGTH_WEIGHT} * length(p.search) / s.mean) AS similarity
-            FROM space s, question q, pool p JOIN {chunk_table(space_id)} c ON c.id = p.chunk_id
-            WHERE {visible} ORDER BY similarity DESC, c.id LIMIT %(candidates)s
-        ) matching"""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (id_, _) in enumerate(ranking, start=1):
+            scores[id_] = scores.get(id_, 0.0) + (_FUSION_K + 1) / (_FUSION_K + rank) / len(rankings)
+    return sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))
+
+
+async def _wanted(connection: Connection, query: Query) -> tuple[Wanted, dict[str, Any]]:
+    """What a query's filter takes, and what that is bound to."""
+    if query.options.filter is None:
+        return Wanted(), {}
+    made = condition(query.options.filter)
+    statement = statements.matching_documents(query.corpus, made.sql, _FEW_DOCUMENTS)
+    cursor = await connection.execute(statement, made.values | {"version": query.corpus.version})
+    documents, passages = await cursor.fetchone() or ((), 0)
+    if len(documents or ()) <= _FEW_DOCUMENTS and passages <= _FEW_PASSAGES:
+        return statements.LISTED, {"documents": documents or []}
+    return statements.of_documents(made.sql), made.values
+
+
+async def _by_vector(connection: Connection, query: Query, vector: Vectors) -> Ranking:
+    wanted, values = await _wanted(connection, query)
+    values |= {"version": query.corpus.version, "vector": vector, "candidates": query.candidates}
+    looked_at = max(query.settings.ef_search, statements.oversampling(query.corpus) * query.candidates)
+    async with connection.pipeline():
+        # a filter means to go on through the index until enough are found
+        await connection.execute(
+            "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'strict_order', true), "
+            "set_config('hnsw.max_scan_tuples', %s, true)",
+            (str(looked_at), str(_SCANNED)),
+        )
+        found = await _ranking(connection, statements.nearest(query.corpus, wanted), values)
+    if wanted.few or query.options.filter is None or len(found) >= query.candidates:
+        return found
+    # what it takes is all far from the question: the index has given up before it came to it
+    return await _ranking(connection, statements.nearest(query.corpus, replace(wanted, few=True)), values)
+
+
+async def _ranking(connection: Connection, statement: str, values: Mapping[str, Any]) -> Ranking:
+    cursor = await connection.execute(statement, values)
+    return [(int(id_), float(score)) for id_, score in await cursor.fetchall()]

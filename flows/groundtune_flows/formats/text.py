@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from groundtune_flows.formats.attributes import Attributes, front_matter
 from groundtune_flows.sources.found import Content, UnreadableFile
 
 
@@ -21,11 +22,17 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class Text:
-    """A document's text as it is stored. `pages`: where each page (or slide) begins, where it has such."""
+    """A document's text as it is stored.
+
+    Args:
+        pages: where each page (or slide) begins, where it has such.
+        attributes: what it says of itself.
+    """
 
     text: str
     form: Form
     pages: list[int] = field(default_factory=list)
+    attributes: Attributes = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -94,9 +101,9 @@ def parse(name: str, content: Content, convert: Convert) -> Text:
         if not content.data:
             raise UnreadableFile("is empty")
         return Text(*convert(_CONVERTED[suffix], content.data))
-    return Text(
-        decode(content.data), _AS_IT_IS.get(suffix, Form.CODE if _CODE.fullmatch(suffix) else Form.PLAIN)
-    )
+    form = _AS_IT_IS.get(suffix, Form.CODE if _CODE.fullmatch(suffix) else Form.PLAIN)
+    text = decode(content.data)
+    return Text(text, form, attributes=front_matter(text) if form == Form.MARKDOWN else {})
 
 
 def decode(data: bytes) -> str:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import IO, Any
 from urllib.parse import quote
+from uuid import UUID
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from groundtune.errors import SourceError, SpecError
+from groundtune_flows.formats.attributes import Attributes, attributes
 from groundtune_flows.sources.found import MAX_BYTES, Content, in_one_line, too_large
 
 _BATCH = 500
+#: Columns that make the document's text; the others are attributes.
+_TEXT = ("id", "text", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class FoundRow:
     start: int
     length: int
     spool: IO[bytes]
+    attributes: Attributes
     name: str = "row.md"
     awaited: bool = False
 
@@ -38,7 +45,7 @@ class FoundRow:
         if self.length > MAX_BYTES:
             raise too_large()
         data = os.pread(self.spool.fileno(), self.length, self.start)
-        return Content(data, self.fingerprint, "text/markdown")
+        return Content(data, self.fingerprint, "text/markdown", self.attributes)
 
 
 def rows(query: str, secret: str, url: str, field: str) -> Iterator[tuple[str, FoundRow]]:
@@ -69,6 +76,7 @@ def rows(query: str, secret: str, url: str, field: str) -> Iterator[tuple[str, F
             escaped = engine.dialect.paramstyle in ("format", "pyformat")
             found = connection.exec_driver_sql(query.replace("%", "%%") if escaped else query)
             columns = set(found.keys())
+            others = [name for name in found.keys() if name not in _TEXT]  # noqa: SIM118 (not a mapping)
             if missing := {"id", "text"} - columns:
                 raise SpecError(f"{field}.sql.query: gives no column {' and no '.join(sorted(missing))}")
             for row in found.mappings():
@@ -83,13 +91,21 @@ def rows(query: str, secret: str, url: str, field: str) -> Iterator[tuple[str, F
                 start = spool.seek(0, 2)
                 spool.write(data)
                 uri = f"sql://{secret}/{quote(id_, safe='')}"
-                yield id_, FoundRow(uri, hashlib.sha256(data).hexdigest(), start, len(data), spool)
+                others_said = attributes({name: _plain(row[name]) for name in others})
+                mark = hashlib.sha256(
+                    data + json.dumps(others_said, sort_keys=True).encode() * bool(others_said)
+                )
+                yield id_, FoundRow(uri, mark.hexdigest(), start, len(data), spool, others_said)
     except SQLAlchemyError as error:
         cause = in_one_line(getattr(error, "orig", None) or error)
         raise SourceError(f"{field}.sql: the database of Secret {secret} refuses: {cause}") from None
     finally:
         spool.flush()
         engine.dispose()
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value) if isinstance(value, UUID) else value
 
 
 def _driver(url: str) -> str:

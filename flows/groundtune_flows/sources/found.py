@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +26,13 @@ class Content:
     Args:
         fingerprint: changes whenever the bytes do, and is cheaper to know than they are; None where there is none.
         media_type: such as `text/html`, where the source says it.
+        attributes: what the source says of the document; the fingerprint changes with them, too.
     """
 
     data: bytes
     fingerprint: str | None = None
     media_type: str | None = None
+    attributes: Mapping[str, bool | float | str] = field(default_factory=dict)
 
 
 class Found(Protocol):

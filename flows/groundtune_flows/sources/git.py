@@ -22,9 +22,9 @@ from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.repo import Repo
 from filelock import FileLock
 
+from groundtune.addresses import ForbiddenAddress, check_url
 from groundtune.api.sources import GitSource
 from groundtune.errors import SourceError, SpecError
-from groundtune_flows.sources.addresses import ForbiddenAddress, check_url
 from groundtune_flows.sources.found import MAX_BYTES, Content, UnreadableFile, in_one_line, too_large
 
 _SECONDS = 60.0

@@ -18,9 +18,9 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from protego import Protego
 
+from groundtune.addresses import ForbiddenAddress, check_address, check_url
 from groundtune.api.sources import HttpSource
 from groundtune.errors import SourceError
-from groundtune_flows.sources.addresses import ForbiddenAddress, check_address, check_url
 from groundtune_flows.sources.found import (
     MAX_BYTES,
     Content,

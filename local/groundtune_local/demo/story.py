@@ -106,10 +106,8 @@ class Story:
     def _apply(self, stack: Stack, kubectl: Kubectl) -> None:
         volume = stack.data / "volumes" / "support-bot"
         example = self._example
-        shutil.copytree(example / "articles", volume / "articles")
-        (volume / "style" / "train").mkdir(parents=True)
-        shutil.copy(example / "style" / "train.jsonl", volume / "style" / "train" / "train.jsonl")
-        shutil.copy(example / "style" / "holdout.jsonl", volume / "style" / "holdout.jsonl")
+        for name in ("articles", "style"):
+            shutil.copytree(example / name, volume / name)
         shutil.copy(example / "golden.jsonl", volume / "golden.jsonl")
         shutil.copytree(ROOT / "docs", stack.data / "volumes" / "groundtune-docs")
         for line in kubectl.run("apply", *_files(example)).splitlines():

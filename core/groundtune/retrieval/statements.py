@@ -1,0 +1,141 @@
+"""The SQL of a search. Every statement is bound by name; tables are named by numbers, and settings checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groundtune.registry.spaces import chunk_table, distance, term_table, text_table
+from groundtune.retrieval.corpus import Corpus
+
+#: Passages that full-text search ranks.
+_LEXICAL_POOL = 2000
+#: The b of BM25.
+_LENGTH_WEIGHT = 0.4
+#: Passages that an index over bits brings, for each that is asked for; full vectors rank them.
+_BIT_OVERSAMPLING = 6
+
+_VISIBLE = "{0}.valid_from <= %(version)s AND ({0}.valid_to IS NULL OR {0}.valid_to > %(version)s)"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which passages come into question, besides those of other versions.
+
+    Args:
+        condition: SQL on chunks `c`.
+        few: they are so few that all of them are looked at. An index goes through passages in an order of its own, and
+            finds few of few.
+    """
+
+    condition: str = "true"
+    few: bool = False
+
+
+#: Passages of the documents that are bound.
+LISTED = Wanted("c.document_id = ANY(%(documents)s)", few=True)
+
+
+def of_documents(condition: str) -> Wanted:
+    """Passages of documents `d` that the condition takes."""
+    return Wanted(f"EXISTS (SELECT FROM groundtune.documents d WHERE d.id = c.document_id AND {condition})")
+
+
+def matching_documents(corpus: Corpus, condition: str, most: int) -> str:
+    """Ids and passages of the documents that a filter takes, of `most` and one at most."""
+    return f"""
+        SELECT array_agg(id), coalesce(sum(chunks), 0) FROM (
+            SELECT d.id, d.chunks FROM groundtune.documents d
+            WHERE d.space_id = {corpus.space_id:d} AND {_VISIBLE.format("d")} AND {condition} LIMIT {most + 1:d}
+        ) fitting"""
+
+
+def nearest(corpus: Corpus, wanted: Wanted) -> str:
+    """Ids and similarities of the passages next to a vector."""
+    chosen = f"{_VISIBLE.format('c')} AND {wanted.condition}"
+    exact = distance(corpus.dimensions, corpus.storage, "c.embedding", "%(vector)s")
+    table = chunk_table(corpus.space_id)
+    if wanted.few:
+        # the addition keeps the index out of it
+        return f"""
+            SELECT c.id, 1 - ({exact}) AS similarity FROM {table} c WHERE {chosen}
+            ORDER BY ({exact}) + 0, c.id LIMIT %(candidates)s"""
+    by_index = distance(corpus.dimensions, corpus.storage, "c.embedding", "%(vector)s", indexed=True)
+    return f"""
+        SELECT id, 1 - distance AS similarity FROM (
+            SELECT c.id, {exact} AS distance FROM {table} c WHERE {chosen}
+            ORDER BY {by_index} LIMIT {oversampling(corpus)} * %(candidates)s
+        ) near ORDER BY distance, id LIMIT %(candidates)s"""
+
+
+def oversampling(corpus: Corpus) -> int:
+    """Passages that the index brings, for each that is asked for."""
+    return _BIT_OVERSAMPLING if corpus.storage == "bit" else 1
+
+
+def matching(corpus: Corpus, wanted: Wanted) -> str:
+    """Ids and scores of passages by the words that they share with the question, rare words first.
+
+    A passage scores the sum over the question's words of idf · tf / (1 - b + b · length / mean length). The weight of
+    rare words and the length's are those of BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
+    and Beyond", 2009); tf is what Postgres's ts_rank makes of n occurrences, 1 + 1/4 + … + 1/n², which saturates as
+    theirs does. Only the rarest words bring passages in, up to so many passages, and at least one word: what has
+    nothing but common words of the question would not rank anyway, and a question of common words stays cheap. Where
+    few passages are wanted, all words bring them in.
+    """
+    space, chunks, texts = corpus.space_id, chunk_table(corpus.space_id), text_table(corpus.space_id)
+    if wanted.few:
+        pool = (
+            f"SELECT t.chunk_id, t.search FROM question q, {chunks} c JOIN {texts} t ON t.chunk_id = c.id "
+            f"WHERE {wanted.condition} AND t.search @@ q.words"
+        )
+    else:
+        chosen = (
+            ""
+            if wanted == Wanted()
+            else f" AND EXISTS (SELECT FROM {chunks} c WHERE c.id = t.chunk_id AND {_VISIBLE.format('c')} "
+            f"AND {wanted.condition})"
+        )
+        pool = (
+            f"SELECT t.chunk_id, t.search FROM question q, {texts} t "
+            f"WHERE t.search @@ q.drivers{chosen} LIMIT {2 * _LEXICAL_POOL}"
+        )
+    return f"""
+        WITH space AS MATERIALIZED (
+            SELECT CAST(recipe ->> 'language' AS regconfig) AS language, texts,
+                lexemes / greatest(texts, 1.0) AS mean
+            FROM groundtune.spaces WHERE id = {space:d}
+        ), asked AS MATERIALIZED (
+            SELECT CAST(quote_literal(lexeme) AS tsquery) AS query,
+                ln(1 + (greatest(s.texts, t.chunks) - t.chunks + 0.5) / (t.chunks + 0.5)) AS idf,
+                sum(t.chunks) OVER (ORDER BY t.chunks, lexeme) AS upto,
+                row_number() OVER (ORDER BY t.chunks, lexeme) AS place
+            FROM space s, unnest(tsvector_to_array(to_tsvector(s.language, %(question)s))) AS lexeme
+            JOIN {term_table(space)} t USING (lexeme) WHERE t.chunks > 0
+        ), question AS MATERIALIZED (
+            SELECT array_agg(query) AS queries, array_agg(idf) AS weights,
+                CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS words,
+                CAST(string_agg(CAST(query AS text), ' | ') FILTER (WHERE upto <= {_LEXICAL_POOL} OR place = 1)
+                    AS tsquery) AS drivers
+            FROM asked
+        ), pool AS MATERIALIZED ({pool})
+        SELECT c.id, (
+            SELECT sum(w.idf * ts_rank('{{1,1,1,1}}', p.search, w.query))
+            FROM unnest(q.queries, q.weights) AS w (query, idf)
+        ) / ({1 - _LENGTH_WEIGHT} + {_LENGTH_WEIGHT} * length(p.search) / s.mean) AS score
+        FROM space s, question q, pool p JOIN {chunks} c ON c.id = p.chunk_id
+        WHERE {_VISIBLE.format("c")} ORDER BY score DESC, c.id LIMIT %(candidates)s"""
+
+
+def passages(corpus: Corpus) -> str:
+    """The passages with the bound ids and scores, in that order, those left out that are less similar than is bound."""
+    exact = distance(corpus.dimensions, corpus.storage, "c.embedding", "%(vector)s")
+    return f"""
+        SELECT d.uri AS source, c.start_offset AS start, c.end_offset AS end, c.text, c.heading,
+            r.score, CAST(%(version)s AS integer) AS version, c.page, c.ordinal, c.similarity, d.attributes
+        FROM unnest(CAST(%(ids)s AS bigint[]), CAST(%(scores)s AS double precision[]))
+            WITH ORDINALITY AS r (id, score, place)
+        JOIN LATERAL (SELECT c.*, 1 - ({exact}) AS similarity FROM {chunk_table(corpus.space_id)} c WHERE c.id = r.id)
+            c ON true
+        JOIN groundtune.documents d ON d.id = c.document_id
+        WHERE CAST(%(least)s AS double precision) IS NULL OR c.similarity >= %(least)s
+        ORDER BY r.place LIMIT %(limit)s"""
