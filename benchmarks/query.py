@@ -69,7 +69,8 @@ async def _measure(
     table = chunk_table(where.space_id)
     nearest = f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {_TOP_K}"
 
-    async with search_pool(url, 1) as pool:
+    async with search_pool(url, 2) as pool, search_pool(url, 1) as single, single.connection() as own:
+        await own.set_autocommit(True)
 
         async def embed(question: str, vector: NDArray[np.float32]) -> NDArray[np.float32]:
             await asyncio.to_thread(embedder.query, question)
@@ -77,8 +78,7 @@ async def _measure(
 
         async def bare(question: str, vector: NDArray[np.float32]) -> object:
             found = await embed(question, vector)
-            async with pool.connection() as connection:
-                return await (await connection.execute(nearest, (found,))).fetchall()
+            return await (await own.execute(nearest, (found,))).fetchall()
 
         def ours(mode: str) -> Ask:
             retrieval = Retrieval.model_validate({"mode": mode})

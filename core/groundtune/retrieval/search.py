@@ -127,27 +127,37 @@ async def search(
         rerank: the settings' reranker, where they have one.
     """
     words = [] if query.settings.mode == "vector" else await _by_words(connection, query)
-    return await _reranked(query, await _complete(connection, query, words, vector), rerank)
+    near = await _by_vector(connection, query, vector)
+    return await _reranked(query, await _passages(connection, query, near, words, vector), rerank)
 
 
 async def ask(
     pool: Pool, query: Query, embedding: Coroutine[Any, Any, Vectors], rerank: Rerank | None = None
 ) -> list[Hit]:
-    """The same, while the question's vector is still being computed: the words need none.
+    """The same, on connections of its own, both halves side by side: words are looked for while the vector is computed.
 
     No connection is held longer than it is used: there are fewer of them than questions under load.
     """
-    embedded = asyncio.create_task(embedding)
-    words: Ranking = []
+
+    async def near() -> tuple[Vectors, Ranking]:
+        vector = await embedding
+        async with pool.connection() as connection:
+            return vector, await _by_vector(connection, query, vector)
+
+    async def words() -> Ranking:
+        if query.settings.mode == "vector":
+            return []
+        async with pool.connection() as connection:
+            return await _by_words(connection, query)
+
+    halves = asyncio.create_task(near()), asyncio.create_task(words())
     try:
-        if query.settings.mode != "vector":
-            async with pool.connection() as connection:
-                words = await _by_words(connection, query)
-        vector = await embedded
+        (vector, nearest), matching = await asyncio.gather(*halves)
     finally:
-        embedded.cancel()
+        for half in halves:
+            half.cancel()
     async with pool.connection() as connection:
-        hits = await _complete(connection, query, words, vector)
+        hits = await _passages(connection, query, nearest, matching, vector)
     return await _reranked(query, hits, rerank)
 
 
@@ -164,36 +174,44 @@ async def _reranked(query: Query, hits: list[Hit], rerank: Rerank | None) -> lis
 
 
 async def _by_words(connection: Connection, query: Query) -> Ranking:
-    values: dict[str, Any] = {"version": query.corpus.version, "question": query.text}
-    values["candidates"] = query.candidates
     async with connection.transaction():
-        wanted, bound = await _wanted(connection, query)
-        return await _ranking(connection, statements.matching(query.corpus, wanted), values | bound)
-
-
-async def _complete(connection: Connection, query: Query, words: Ranking, vector: Vectors) -> list[Hit]:
-    """Nearest vectors, joined with what the words gave."""
-    async with connection.transaction():
-        near: Ranking = []
-        if query.settings.mode != "lexical":
-            near = await _by_vector(connection, query, vector)
-        ranking = {"vector": near, "lexical": words, "hybrid": fuse(near, words)}[query.settings.mode]
-        reranker = query.settings.reranker
-        limit = query.limit if reranker is None else max(query.limit, reranker.candidates)
-        least = query.least if reranker is None else None
-        if least is None:
-            ranking = ranking[:limit]
-        values = {
+        cursor = await connection.execute(statements.words(query.corpus), {"question": query.text})
+        found = await cursor.fetchall()
+        if not found:
+            return []
+        wanted, values = await _wanted(connection, query)
+        values |= {f"word_{number}": word for number, (word, *_) in enumerate(found)}
+        values |= {f"weight_{number}": weight for number, (_, weight, *_) in enumerate(found)}
+        values |= {
             "version": query.corpus.version,
-            "vector": vector,
-            "ids": [id_ for id_, _ in ranking],
-            "scores": [score for _, score in ranking],
-            "least": least,
-            "limit": limit,
+            "candidates": query.candidates,
+            "mean": found[0][3],
+            "drivers": statements.drivers([(word, upto) for word, _, upto, _ in found], wanted),
         }
-        async with connection.cursor(row_factory=class_row(Hit)) as cursor:
-            await cursor.execute(statements.passages(query.corpus), values)
-            return await cursor.fetchall()
+        return await _ranking(connection, statements.matching(query.corpus, wanted, len(found)), values)
+
+
+async def _passages(
+    connection: Connection, query: Query, near: Ranking, words: Ranking, vector: Vectors
+) -> list[Hit]:
+    """What both halves have found, joined."""
+    ranking = {"vector": near, "lexical": words, "hybrid": fuse(near, words)}[query.settings.mode]
+    reranker = query.settings.reranker
+    limit = query.limit if reranker is None else max(query.limit, reranker.candidates)
+    least = query.least if reranker is None else None
+    if least is None:
+        ranking = ranking[:limit]
+    values = {
+        "version": query.corpus.version,
+        "vector": vector,
+        "ids": [id_ for id_, _ in ranking],
+        "scores": [score for _, score in ranking],
+        "least": least,
+        "limit": limit,
+    }
+    async with connection.cursor(row_factory=class_row(Hit)) as cursor:
+        await cursor.execute(statements.passages(query.corpus), values)
+        return await cursor.fetchall()
 
 
 def fuse(*rankings: Ranking) -> Ranking:
@@ -222,6 +240,13 @@ async def _wanted(connection: Connection, query: Query) -> tuple[Wanted, dict[st
 
 
 async def _by_vector(connection: Connection, query: Query, vector: Vectors) -> Ranking:
+    if query.settings.mode == "lexical":
+        return []
+    async with connection.transaction():
+        return await _nearest(connection, query, vector)
+
+
+async def _nearest(connection: Connection, query: Query, vector: Vectors) -> Ranking:
     wanted, values = await _wanted(connection, query)
     values |= {"version": query.corpus.version, "vector": vector, "candidates": query.candidates}
     looked_at = max(query.settings.ef_search, statements.oversampling(query.corpus) * query.candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundtune.registry.spaces import chunk_table, distance, term_table, text_table
@@ -9,6 +10,8 @@ from groundtune.retrieval.corpus import Corpus
 
 #: Passages that full-text search ranks.
 _LEXICAL_POOL = 2000
+#: Words of a question that are looked for; the rarest.
+_MOST_WORDS = 32
 #: The b of BM25.
 _LENGTH_WEIGHT = 0.4
 #: Passages that an index over bits brings, for each that is asked for; full vectors rank them.
@@ -72,21 +75,49 @@ def oversampling(corpus: Corpus) -> int:
     return _BIT_OVERSAMPLING if corpus.storage == "bit" else 1
 
 
-def matching(corpus: Corpus, wanted: Wanted) -> str:
-    """Ids and scores of passages by the words that they share with the question, rare words first.
+def words(corpus: Corpus) -> str:
+    """The question's words that the corpus knows, rarest first.
+
+    Each with its weight (idf, as in BM25), the passages that it and the rarer ones stand in at most, and the mean
+    length of a passage.
+    """
+    return f"""
+        SELECT quote_literal(lexeme),
+            CAST(ln(1 + (greatest(s.texts, t.chunks) - t.chunks + 0.5) / (t.chunks + 0.5)) AS double precision),
+            sum(t.chunks) OVER (ORDER BY t.chunks, lexeme),
+            CAST(s.lexemes / greatest(s.texts, 1.0) AS double precision)
+        FROM groundtune.spaces s
+        CROSS JOIN unnest(tsvector_to_array(to_tsvector(CAST(s.recipe ->> 'language' AS regconfig), %(question)s)))
+            AS lexeme
+        JOIN {term_table(corpus.space_id)} t USING (lexeme)
+        WHERE s.id = {corpus.space_id:d} AND t.chunks > 0
+        ORDER BY t.chunks, lexeme LIMIT {_MOST_WORDS}"""
+
+
+def drivers(found: Sequence[tuple[str, int]], wanted: Wanted) -> str:
+    """A tsquery of the words that bring passages in, of those found with the passages that they stand in at most.
+
+    Only the rarest do, up to so many passages, and at least one: what has nothing but common words of the question
+    would not rank anyway, and a question of common words stays cheap. Where few passages are wanted, all words do.
+    """
+    return " | ".join(
+        word for place, (word, upto) in enumerate(found) if wanted.few or upto <= _LEXICAL_POOL or not place
+    )
+
+
+def matching(corpus: Corpus, wanted: Wanted, count: int) -> str:
+    """Ids and scores of passages by the words that they share with the question, for so many words.
 
     A passage scores the sum over the question's words of idf · tf / (1 - b + b · length / mean length). The weight of
     rare words and the length's are those of BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
     and Beyond", 2009); tf is what Postgres's ts_rank makes of n occurrences, 1 + 1/4 + … + 1/n², which saturates as
-    theirs does. Only the rarest words bring passages in, up to so many passages, and at least one word: what has
-    nothing but common words of the question would not rank anyway, and a question of common words stays cheap. Where
-    few passages are wanted, all words bring them in.
+    theirs does.
     """
-    space, chunks, texts = corpus.space_id, chunk_table(corpus.space_id), text_table(corpus.space_id)
+    chunks, texts = chunk_table(corpus.space_id), text_table(corpus.space_id)
     if wanted.few:
         pool = (
-            f"SELECT t.chunk_id, t.search FROM question q, {chunks} c JOIN {texts} t ON t.chunk_id = c.id "
-            f"WHERE {wanted.condition} AND t.search @@ q.words"
+            f"SELECT t.chunk_id, t.search FROM {chunks} c JOIN {texts} t ON t.chunk_id = c.id "
+            f"WHERE {wanted.condition} AND t.search @@ CAST(%(drivers)s AS tsquery)"
         )
     else:
         chosen = (
@@ -96,34 +127,18 @@ def matching(corpus: Corpus, wanted: Wanted) -> str:
             f"AND {wanted.condition})"
         )
         pool = (
-            f"SELECT t.chunk_id, t.search FROM question q, {texts} t "
-            f"WHERE t.search @@ q.drivers{chosen} LIMIT {2 * _LEXICAL_POOL}"
+            f"SELECT t.chunk_id, t.search FROM {texts} t "
+            f"WHERE t.search @@ CAST(%(drivers)s AS tsquery){chosen} LIMIT {2 * _LEXICAL_POOL}"
         )
+    rank = "CAST(%(weight_{0})s AS double precision) * ts_rank('{{1,1,1,1}}', search, CAST(%(word_{0})s AS tsquery))"
+    score = " + ".join(rank.format(number) for number in range(count))
+    length = f"{1 - _LENGTH_WEIGHT} + {_LENGTH_WEIGHT} * length(search) / CAST(%(mean)s AS double precision)"
+    # ranked before it is asked which are visible: that has to be known of the first ones only
     return f"""
-        WITH space AS MATERIALIZED (
-            SELECT CAST(recipe ->> 'language' AS regconfig) AS language, texts,
-                lexemes / greatest(texts, 1.0) AS mean
-            FROM groundtune.spaces WHERE id = {space:d}
-        ), asked AS MATERIALIZED (
-            SELECT CAST(quote_literal(lexeme) AS tsquery) AS query,
-                ln(1 + (greatest(s.texts, t.chunks) - t.chunks + 0.5) / (t.chunks + 0.5)) AS idf,
-                sum(t.chunks) OVER (ORDER BY t.chunks, lexeme) AS upto,
-                row_number() OVER (ORDER BY t.chunks, lexeme) AS place
-            FROM space s, unnest(tsvector_to_array(to_tsvector(s.language, %(question)s))) AS lexeme
-            JOIN {term_table(space)} t USING (lexeme) WHERE t.chunks > 0
-        ), question AS MATERIALIZED (
-            SELECT array_agg(query) AS queries, array_agg(idf) AS weights,
-                CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS words,
-                CAST(string_agg(CAST(query AS text), ' | ') FILTER (WHERE upto <= {_LEXICAL_POOL} OR place = 1)
-                    AS tsquery) AS drivers
-            FROM asked
-        ), pool AS MATERIALIZED ({pool})
-        SELECT c.id, (
-            SELECT sum(w.idf * ts_rank('{{1,1,1,1}}', p.search, w.query))
-            FROM unnest(q.queries, q.weights) AS w (query, idf)
-        ) / ({1 - _LENGTH_WEIGHT} + {_LENGTH_WEIGHT} * length(p.search) / s.mean) AS score
-        FROM space s, question q, pool p JOIN {chunks} c ON c.id = p.chunk_id
-        WHERE {_VISIBLE.format("c")} ORDER BY score DESC, c.id LIMIT %(candidates)s"""
+        SELECT r.chunk_id, r.score FROM (
+            SELECT chunk_id, ({score}) / ({length}) AS score FROM ({pool} OFFSET 0) pool ORDER BY score DESC, chunk_id
+        ) r JOIN {chunks} c ON c.id = r.chunk_id
+        WHERE {_VISIBLE.format("c")} ORDER BY r.score DESC, r.chunk_id LIMIT %(candidates)s"""
 
 
 def passages(corpus: Corpus) -> str:
