@@ -7,6 +7,7 @@ A chunk is a span of the source text. Cuts go where the strongest structure is: 
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _WORD = re.compile(r"\s+")
 
 #: A section with less than this share of maxTokens says too little alone: it is joined with the next if that fits.
 _SMALL_SECTION = 0.25
+#: Characters that are tokenized at once, and up to the end of their line.
+_PIECE = 100_000
 #: More than what cutting a text at a word can change in its number of tokens.
 _EDGE_TOKENS = 8
 #: Most of the model's window that a heading may take from the text.
@@ -87,13 +90,19 @@ class _Outline:
 
 
 class _Ruler:
-    """Counts tokens of spans, by the offsets of the whole text's tokens."""
+    """Counts tokens of spans, by the offsets of the text's tokens."""
 
-    def __init__(self, text: str, tokenize: Tokenize) -> None:
-        spans = tokenize(text)
+    def __init__(self, text: str, tokenize: Tokenize, start: int) -> None:
+        """`start`: where what is counted begins."""
         self._text = text
         self._tokenize = tokenize
-        self.starts = [start for start, _ in spans]
+        self.starts = array("I")
+        while start < len(text):
+            # line by line would cost more, and a large text at once a lot of memory
+            line_end = text.find("\n", start + _PIECE)
+            end = len(text) if line_end < 0 else line_end + 1
+            self.starts.extend(start + at for at, _ in tokenize(text[start:end]))
+            start = end
 
     def count(self, span: Span) -> int:
         return bisect_left(self.starts, span[1]) - bisect_left(self.starts, span[0])
@@ -120,7 +129,7 @@ def chunk_text(
         pages: where each page begins, for texts that have such.
     """
     outline = _OUTLINES[form](text)
-    ruler = _Ruler(text, tokenize)
+    ruler = _Ruler(text, tokenize, outline.sections[0].span[0] if outline.sections else len(text))
     chunks: list[Chunk] = []
     for section in _joined(outline.sections, ruler, limits.max_tokens):
         first, later = _context(section.above, tokenize, limits), _context(section.path, tokenize, limits)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import psycopg
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.runtime import flow_run
@@ -150,8 +151,13 @@ def failure_of(error: Exception) -> RunError:
         return RunError(error.reason, " ".join(str(error).split()))
     lines = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if isinstance(error, OperationalError):
-        return RunError("DatabaseUnavailable", line)
+    cause = getattr(error, "orig", error)  # SQLAlchemy wraps the driver's own, but not those of COPY
+    if isinstance(cause, psycopg.Error):
+        # what can't be written for other reasons than a full disk comes with the same hint
+        if isinstance(cause, psycopg.errors.DiskFull) or "disk space" in (cause.diag.message_hint or ""):
+            return RunError("DatabaseFull", line)
+        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+            return RunError("DatabaseUnavailable", line)
     if isinstance(error, MemoryError) or "not enough memory" in line or "out of memory" in line:
         return RunError("OutOfMemory", line)
     return RunError(GroundtuneError.reason, line)

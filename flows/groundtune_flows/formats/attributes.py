@@ -15,13 +15,16 @@ Attributes = Mapping[str, bool | float | str]
 #: Attributes of a document, and characters of a key and of a value; OpenAI's vector stores take as many.
 _MOST, _KEY, _VALUE = 16, 64, 512
 
+#: Characters of front matter that are read.
+_FRONT_MATTER = 50_000
+
 FRONT_MATTER = re.compile(r"\A---[ \t]*(?:\r\n?|\n)(.*?)(?:\r\n?|\n)---[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL)
 
 
 def front_matter(text: str) -> Attributes:
     """Attributes from the YAML block at a Markdown text's start; none where that isn't one."""
     found = FRONT_MATTER.match(text)
-    if found is None:
+    if found is None or found.end() > _FRONT_MATTER:
         return {}
     try:
         said = yaml.safe_load(found[1])
