@@ -33,8 +33,11 @@ class _Drawn(Embedder):
     """The model, but for what it computes."""
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = np.random.default_rng(len(texts)).normal(size=(len(texts), self.dimensions))
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        drawn = np.random.default_rng(len(texts)).normal(size=(len(texts), self.dimensions))
+        vectors: NDArray[np.float32] = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(
+            np.float32
+        )
+        return vectors
 
 
 def main() -> None:
