@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -38,6 +40,8 @@ _LOCK_SECONDS = 10.0
 
 _PREFECT_LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
+#: One, so that the newest of tables of one key is written last.
+_WRITER = ThreadPoolExecutor(1, thread_name_prefix="tables")
 #: Prefect's functions take the caller of an asynchronous flow for one, too.
 _SYNC: dict[str, Any] = {"_sync": True}
 
@@ -59,6 +63,7 @@ class Run:
     _artifact: UUID | None = None
     _began: float = field(default_factory=time.monotonic)
     _stage: str = ""
+    _tables: list[Future[Any]] = field(default_factory=list)
     _reported: float = 0.0
 
     def artifact_key(self, what: str) -> str:
@@ -87,8 +92,17 @@ class Run:
             update_progress_artifact(self._artifact, progress=percent, description=stage, **_SYNC)
 
     def table(self, what: str, rows: list[dict[str, Any]], description: str) -> None:
-        """A table artifact of this resource."""
-        create_table_artifact(table=rows, key=self.artifact_key(what), description=description, **_SYNC)
+        """A table artifact of this resource, written while the run goes on."""
+        key = self.artifact_key(what)
+        write = partial(create_table_artifact, table=rows, key=key, description=description, **_SYNC)
+        self._tables.append(_WRITER.submit(copy_context().run, write))
+
+    def finish_tables(self) -> None:
+        """Wait until they are written. What can't be is only missed by who looks at it."""
+        for table in self._tables:
+            if (error := table.exception()) is not None:
+                self.logger.warning("a table could not be written: %s", error)
+        self._tables.clear()
 
 
 @contextmanager
@@ -111,7 +125,10 @@ def recorded_run(snapshot: KnowledgeBaseSnapshot | FineTuneJobSnapshot, reason: 
         try:
             known = prices()
             with _exclusive(engine, snapshot):
-                yield run
+                try:
+                    yield run
+                finally:
+                    run.finish_tables()
         except Exception as error:
             failure = failure_of(error)
             run.logger.error("%s: %s", failure.reason, failure.message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,25 +83,42 @@ def mounted_files(
         raise SpecError(f"{path_field}: {path} leaves the {named}")
     if not base.exists():
         raise SourceError(f"{path_field}: {path} does not exist in the {named}")
-    for file in [base] if base.is_file() else _walk(base):
-        # a link may point to another file of the volume, as those of mounted ConfigMaps do, but not out of it
-        if not file.resolve().is_relative_to(root) or not file.is_file():
+    start = Path(os.path.normpath(base)).relative_to(root).as_posix()
+    found: Iterable[tuple[str, str]] = [(str(base), "")] if base.is_file() else _walk(base)
+    for path_, relative in found:
+        if (facts := _facts(path_, root)) is None:
             continue
-        uri = prefix + Path(os.path.normpath(file)).relative_to(root).as_posix()
-        relative = "" if file == base else file.relative_to(base).as_posix()
-        facts = file.stat()
+        below = "/".join(part for part in (start, relative) if part not in ("", "."))
         # the change time moves with every write, and unlike the modification time can't be set by hand
         mark = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
-        yield relative, FoundFile(uri, str(file), facts.st_size, _LOCAL, mark)
+        yield relative, FoundFile(prefix + below, path_, facts.st_size, _LOCAL, mark)
 
 
-def _walk(base: Path) -> Iterator[Path]:
+def _facts(path: str, root: Path) -> os.stat_result | None:
+    """Of a regular file, or of a link to one inside `root`, as those of mounted ConfigMaps are; None of others."""
+    try:
+        facts = os.lstat(path)
+        if stat.S_ISLNK(facts.st_mode):
+            if not Path(path).resolve().is_relative_to(root):
+                return None
+            facts = Path(path).stat()
+    except OSError:  # it has just gone
+        return None
+    return facts if stat.S_ISREG(facts.st_mode) else None
+
+
+def _walk(base: Path) -> Iterator[tuple[str, str]]:
+    """Files below a folder, with their path below it."""
+
     def refuse(error: OSError) -> None:
         raise SourceError(f"{error.filename} can't be listed: {error.strerror}")
 
     for folder, folders, files in os.walk(base, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        below = Path(folder).relative_to(base).as_posix()
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield f"{folder}/{name}", name if below == "." else f"{below}/{name}"
 
 
 def object_files(uri: str, options: Mapping[str, str], field: str) -> Iterator[tuple[str, FoundFile]]:
