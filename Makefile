@@ -1,6 +1,6 @@
 # make demo   set up, and watch the main job from end to end
 # make test   set up, and run all tests, with real parts (some of them: make test TESTS=tests/unit)
-# make bench-NAME  compare with peers, in one run: ingest, load, query, recall or refresh
+# make bench-NAME  compare with peers, in one run: ingest, load, query, recall or refresh; memory
 PYTHON ?= python3
 BIN := .venv/bin
 KEEP ?=

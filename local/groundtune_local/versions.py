@@ -39,10 +39,10 @@ def versions(knowledge_base: Name, data_dir: DataDir = None) -> None:
     """List the versions that are kept, newest first."""
     stack = Stack.load(folder(data_dir))
     scores = ("recall", "precision", "mrr", "ndcg")
-    heads = ("Version", "State", "Finished", "Documents", "Chunks", "Recall", "Precision", "MRR", "nDCG")
-    table = Table(*heads, box=None)
+    heads = ("Version", "State", "Finished", "Docs", "Chunks", "Recall", "Prec.", "MRR", "nDCG")
+    table = Table(*heads, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
     for row in _history(stack, Kubectl(stack), knowledge_base):
-        finished = f"{row.finished_at:%Y-%m-%d %H:%M:%S}" if row.finished_at else ""
+        finished = f"{row.finished_at:%Y-%m-%d %H:%M}" if row.finished_at else ""
         told = (row.documents, row.chunks) if row.finished_at else ("", "")
         shown = [f"{row.evaluation[name]:.3f}" if row.evaluation else "" for name in scores]
         table.add_row(str(row.version), row.state.capitalize(), finished, *map(str, told), *shown)

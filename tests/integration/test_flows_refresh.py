@@ -17,6 +17,7 @@ from flows_platform import Platform, platform
 from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import Engine, text
 
+from groundtune.costs import prices
 from groundtune.errors import GroundtuneError
 from groundtune.registry import corpora
 from groundtune.registry.database import connect
@@ -131,6 +132,8 @@ def test_a_refresh_costs_only_what_changed(base: Base) -> None:
         "removed": 0,
     }
     assert first["tokens"] > 0
+    assert first["amount"] == pytest.approx(first["seconds"] / 3600 * prices().cpu_hour, rel=0.01)
+    assert first["currency"] == prices().currency
 
     again = base.refresh()
     assert again["state"] == "unchanged"

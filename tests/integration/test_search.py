@@ -199,6 +199,22 @@ def test_what_is_not_similar_enough_is_left_out(postgres_url: str, plain: Corpus
     assert len(_search(postgres_url, plain, "article 3", -vector, minScore=0.9, min_score=0.0)) < 20
 
 
+def test_a_question_is_moved_towards_what_it_finds(postgres_url: str, corpus: Corpus) -> None:
+    passages = _vectors().reshape(-1, _DIMENSIONS)
+    question = _unit(passages[40] + 0.8 * _unit(np.random.default_rng(5).normal(size=_DIMENSIONS)))
+    best = np.argsort(-(passages @ question))[:3]
+    moved = _unit(0.6 * question + 0.4 * passages[best].mean(axis=0))
+    exact = np.argsort(-(passages @ moved))[:10].tolist()
+    plain = np.argsort(-(passages @ question))[:10].tolist()
+    hits = _search(postgres_url, corpus, "", question, mode="vector", expansion="feedback")
+    found = [_number(hit) * _CHUNKS + hit.ordinal for hit in hits]
+    assert exact != plain
+    assert len(set(found) & set(exact)) >= 9
+    assert hits[0].similarity == pytest.approx(passages[found[0]] @ question, abs=5e-3), (
+        "of the question as it was"
+    )
+
+
 def test_a_rerankers_scores_decide(postgres_url: str, plain: Corpus) -> None:
     read: list[str] = []
 

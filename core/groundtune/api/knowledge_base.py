@@ -210,6 +210,12 @@ class Retrieval(ApiModel):
         "score where there is one. Less similar ones are left out, in every mode. Without it, a search returns the "
         "best passages however far they are.",
     )
+    expansion: Literal["none", "feedback"] = Field(
+        "none",
+        description="feedback: the question's vector is moved towards the best passages that it finds, and asked once "
+        "more. It helps where questions are short and in other words than the documents, and can lead astray; let the "
+        "gate tell.",
+    )
     reranker: Reranker | None = Field(
         None,
         description="Puts the best passages into a better order; without it they stay in that of the mode.",

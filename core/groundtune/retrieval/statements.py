@@ -141,6 +141,14 @@ def matching(corpus: Corpus, wanted: Wanted, count: int) -> str:
         WHERE {_VISIBLE.format("c")} ORDER BY r.score DESC, r.chunk_id LIMIT %(candidates)s"""
 
 
+def middle(corpus: Corpus) -> str:
+    """The mean of the vectors of the passages with the bound ids."""
+    return (
+        f"SELECT CAST(avg(embedding) AS vector({corpus.dimensions:d})) FROM {chunk_table(corpus.space_id)} "
+        "WHERE id = ANY(%(ids)s)"
+    )
+
+
 def passages(corpus: Corpus) -> str:
     """The passages with the bound ids and scores, in that order, those left out that are less similar than is bound."""
     exact = distance(corpus.dimensions, corpus.storage, "c.embedding", "%(vector)s")
