@@ -203,7 +203,7 @@ def _costs(connection: Connection, uids: Sequence[str]) -> dict[str, RunCost]:
     )
     return {
         uid: RunCost(
-            tokens=int(tokens), seconds=round(seconds, 1), amount=round(amount, 4), currency=currency
+            tokens=int(tokens), seconds=round(seconds, 1), amount=round(amount, 6), currency=currency
         )
         for uid, tokens, seconds, amount, currency in rows  # the last one of a resource stays
     }
