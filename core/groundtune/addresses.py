@@ -11,6 +11,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
+import httpx
+
 #: Metadata services outside the link-local ranges: AWS over IPv6, Alibaba Cloud, Oracle Cloud.
 _METADATA = {ip_address(each) for each in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")}
 _METADATA_NAMES = {"metadata.google.internal", "metadata.goog", "metadata"}
@@ -46,6 +48,17 @@ def check_url(url: str, resolved: Resolve = resolve) -> None:
         raise ForbiddenAddress(f"{parts.hostname} is a metadata service")
     for address in resolved(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)):
         check_address(address)
+
+
+def check_peer(response: httpx.Response) -> None:
+    """Check where a streamed response comes from: a name may lead elsewhere by now than when its URL was checked.
+
+    Raises:
+        ForbiddenAddress: as `check_address`.
+    """
+    peer = response.extensions["network_stream"].get_extra_info("server_addr")
+    if peer:
+        check_address(peer[0])
 
 
 def check_address(text: str) -> None:

@@ -53,7 +53,7 @@ def simulated_questions(passages: Sequence[Passage], count: int, seed: int = 0) 
 def _rarity(passages: Sequence[Passage]) -> dict[str, float]:
     """Inverse document frequency of each word, as in BM25."""
     count = len(passages)
-    seen = Counter(word for passage in passages for word in set(_words(passage.text.lower())))
+    seen = Counter(word for passage in passages for word in {word.lower() for word in _words(passage.text)})
     return {word: log(1 + (count - held + 0.5) / (held + 0.5)) for word, held in seen.items()}
 
 

@@ -92,11 +92,11 @@ class _Outline:
 class _Ruler:
     """Counts tokens of spans, by the offsets of the text's tokens."""
 
-    def __init__(self, text: str, tokenize: Tokenize, start: int) -> None:
-        """`start`: where what is counted begins."""
+    def __init__(self, text: str, tokenize: Tokenize) -> None:
         self._text = text
         self._tokenize = tokenize
         self.starts = array("I")
+        start = 0
         while start < len(text):
             # line by line would cost more, and a large text at once a lot of memory
             line_end = text.find("\n", start + _PIECE)
@@ -129,7 +129,7 @@ def chunk_text(
         pages: where each page begins, for texts that have such.
     """
     outline = _OUTLINES[form](text)
-    ruler = _Ruler(text, tokenize, outline.sections[0].span[0] if outline.sections else len(text))
+    ruler = _Ruler(text, tokenize)
     chunks: list[Chunk] = []
     for section in _joined(outline.sections, ruler, limits.max_tokens):
         first, later = _context(section.above, tokenize, limits), _context(section.path, tokenize, limits)

@@ -242,7 +242,9 @@ def _taken(
             return None if same else contents.Seen(file.uri, known.fingerprint, source.key)
         mark = source.mark(reading.fingerprint)
         given = {**source.attributes, **reading.attributes}
-        content_hash = hashlib.sha256(reading.data + (_canonical(given) if given else b"")).hexdigest()
+        content_hash = hashlib.sha256(
+            reading.data + (b"\0" + _canonical(given) if given else b"")
+        ).hexdigest()
         if known is not None and known.content_hash == content_hash:
             same = (mark, source.key) == (known.fingerprint, known.source)
             return None if same else contents.Seen(file.uri, mark, source.key)
@@ -252,7 +254,8 @@ def _taken(
         if isinstance(error, GoneFile):
             gone.add(file.uri)
         return None
-    said = attributes({**given, **parsed.attributes})
+    # first, so that of too many attributes those of the source are left out
+    said = attributes({**parsed.attributes, **given, **parsed.attributes})
     return _Document(file.uri, content_hash, mark, source.key, said, parsed, [])
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import wait_for
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from sqlalchemy import Engine, text
 
 from groundtune.settings import settings
 from groundtune.snapshots import FineTuneJobSnapshot, KnowledgeBaseSnapshot
+from groundtune_flows.refresh import refresh_knowledge_base
 
 Snapshot = KnowledgeBaseSnapshot | FineTuneJobSnapshot
 
@@ -63,6 +68,39 @@ class Platform:
         finally:
             process.kill()
             process.wait()
+
+
+@dataclass
+class KnowledgeBase:
+    """A knowledge base over a folder of files, refreshed in this process."""
+
+    engine: Engine
+    folder: Path
+    spec: dict[str, Any]
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def write(self, name: str, content: str | bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def snapshot(self) -> KnowledgeBaseSnapshot:
+        facts = {"namespace": "tests", "name": "docs", "uid": self.uid, "generation": 1, "spec": self.spec}
+        return KnowledgeBaseSnapshot.model_validate(facts)
+
+    def refresh(self) -> dict[str, Any]:
+        """Run the flow; the run's record."""
+        asyncio.run(refresh_knowledge_base(self.snapshot(), "test"))
+        return self.last_run()
+
+    def last_run(self) -> dict[str, Any]:
+        statement = "SELECT * FROM groundtune.runs WHERE resource_uid = :uid ORDER BY started_at DESC LIMIT 1"
+        return self.query(statement)[0]
+
+    def query(self, statement: str, **values: Any) -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            found = connection.execute(text(statement), {"uid": self.uid, **values})
+            return [dict(row._mapping) for row in found]
 
 
 @pytest.fixture(scope="module")

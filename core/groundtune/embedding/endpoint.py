@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from groundtune.addresses import ForbiddenAddress, check_address, check_url
+from groundtune.addresses import ForbiddenAddress, check_peer, check_url
 from groundtune.api.knowledge_base import Embedding, EmbeddingEndpoint
 from groundtune.errors import ModelError
 from groundtune.settings import settings
@@ -96,10 +96,7 @@ class EndpointModel:
         try:
             check_url(url)
             with self._client.stream("POST", url, json=body, headers=self._headers()) as response:
-                # the name may by now lead elsewhere than when it was checked
-                peer = response.extensions["network_stream"].get_extra_info("server_addr")
-                if peer:
-                    check_address(peer[0])
+                check_peer(response)
                 response.read()
                 return response
         except ForbiddenAddress as error:

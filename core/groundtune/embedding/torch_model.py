@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ _BATCH = 64
 _DEFAULT_WINDOW = 512
 
 
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Says which model it is that does not load."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise ModelError(f"{model} does not load: {line}", reason="ModelInvalid") from error
+
+
 def load_sentence_transformer(folder: Path, uri: str, device: str | None = None) -> Any:
     """The sentence-transformers model in a folder.
 
@@ -27,13 +38,8 @@ def load_sentence_transformer(folder: Path, uri: str, device: str | None = None)
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # weights load within a second; the bar would stand in logs and answers
-    try:
+    with _named(f"spec.embedding.model: {uri}"):
         model = SentenceTransformer(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise ModelError(
-            f"spec.embedding.model: {uri} does not load: {line}", reason="ModelInvalid"
-        ) from error
     if model.get_embedding_dimension() is None:
         raise ModelError(f"spec.embedding.model: {uri} is not an embedding model", reason="ModelInvalid")
     return model.eval()
@@ -47,13 +53,8 @@ def load_cross_encoder(folder: Path, uri: str, device: str | None = None) -> Any
     """
     from sentence_transformers import CrossEncoder
 
-    try:
+    with _named(f"spec.retrieval.reranker.model: {uri}"):
         model = CrossEncoder(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise ModelError(
-            f"spec.retrieval.reranker.model: {uri} does not load: {line}", reason="ModelInvalid"
-        ) from error
     if model.num_labels != 1:
         raise ModelError(
             f"spec.retrieval.reranker.model: {uri} has {model.num_labels} labels; a reranker has one",

@@ -128,9 +128,10 @@ async def search(
         vector: the question's embedding by the corpus's own model, shape (dimensions,).
         rerank: the settings' reranker, where they have one.
     """
-    words = [] if query.settings.mode == "vector" else await _by_words(connection, query)
-    near = await _by_vector(connection, query, vector)
-    near = await _expanded(connection, query, near, words, vector)
+    wanted = await _wanted(connection, query)
+    words = await _by_words(connection, query, wanted)
+    near = await _by_vector(connection, query, wanted, vector)
+    near = await _expanded(connection, query, wanted, near, words, vector)
     return await _reranked(query, await _passages(connection, query, near, words, vector), rerank)
 
 
@@ -142,25 +143,26 @@ async def ask(
     No connection is held longer than it is used: there are fewer of them than questions under load.
     """
 
+    async def words() -> tuple[Wanted, Ranking]:
+        async with pool.connection() as connection:
+            wanted = await _wanted(connection, query)
+            choice.set_result(wanted)
+            return wanted, await _by_words(connection, query, wanted)
+
     async def near() -> tuple[Vectors, Ranking]:
-        vector = await embedding
+        vector, wanted = await embedding, await choice
         async with pool.connection() as connection:
-            return vector, await _by_vector(connection, query, vector)
+            return vector, await _by_vector(connection, query, wanted, vector)
 
-    async def words() -> Ranking:
-        if query.settings.mode == "vector":
-            return []
-        async with pool.connection() as connection:
-            return await _by_words(connection, query)
-
+    choice: asyncio.Future[Wanted] = asyncio.get_running_loop().create_future()
     halves = asyncio.create_task(near()), asyncio.create_task(words())
     try:
-        (vector, nearest), matching = await asyncio.gather(*halves)
+        (vector, nearest), (wanted, matching) = await asyncio.gather(*halves)
     finally:
         for half in halves:
             half.cancel()
     async with pool.connection() as connection:
-        nearest = await _expanded(connection, query, nearest, matching, vector)
+        nearest = await _expanded(connection, query, wanted, nearest, matching, vector)
         hits = await _passages(connection, query, nearest, matching, vector)
     return await _reranked(query, hits, rerank)
 
@@ -177,16 +179,18 @@ async def _reranked(query: Query, hits: list[Hit], rerank: Rerank | None) -> lis
     return sorted(scored, key=lambda hit: -hit.score)[: query.limit]
 
 
-async def _by_words(connection: Connection, query: Query) -> Ranking:
+async def _by_words(connection: Connection, query: Query, wanted: Wanted) -> Ranking:
+    if query.settings.mode == "vector":
+        return []
     async with connection.transaction():
         cursor = await connection.execute(statements.words(query.corpus), {"question": query.text})
         found = await cursor.fetchall()
         if not found:
             return []
-        wanted, values = await _wanted(connection, query)
-        values |= {f"word_{number}": word for number, (word, *_) in enumerate(found)}
+        values: dict[str, Any] = {f"word_{number}": word for number, (word, *_) in enumerate(found)}
         values |= {f"weight_{number}": weight for number, (_, weight, *_) in enumerate(found)}
         values |= {
+            **wanted.values,
             "version": query.corpus.version,
             "candidates": query.candidates,
             "mean": found[0][3],
@@ -230,29 +234,33 @@ def fuse(*rankings: Ranking) -> Ranking:
     return sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))
 
 
-async def _wanted(connection: Connection, query: Query) -> tuple[Wanted, dict[str, Any]]:
-    """What a query's filter takes, and what that is bound to."""
+async def _wanted(connection: Connection, query: Query) -> Wanted:
+    """What a query's filter takes."""
     if query.options.filter is None:
-        return Wanted(), {}
+        return Wanted()
     made = condition(query.options.filter)
     statement = statements.matching_documents(query.corpus, made.sql, _FEW_DOCUMENTS)
     cursor = await connection.execute(statement, made.values | {"version": query.corpus.version})
     documents, passages = await cursor.fetchone() or ((), 0)
     if len(documents or ()) <= _FEW_DOCUMENTS and passages <= _FEW_PASSAGES:
-        return statements.LISTED, {"documents": documents or []}
-    return statements.of_documents(made.sql), made.values
+        return statements.of_listed(documents or [])
+    return statements.of_documents(made.sql, made.values)
 
 
-async def _by_vector(connection: Connection, query: Query, vector: Vectors) -> Ranking:
+async def _by_vector(connection: Connection, query: Query, wanted: Wanted, vector: Vectors) -> Ranking:
     if query.settings.mode == "lexical":
         return []
     async with connection.transaction():
-        return await _nearest(connection, query, vector)
+        return await _nearest(connection, query, wanted, vector)
 
 
-async def _nearest(connection: Connection, query: Query, vector: Vectors) -> Ranking:
-    wanted, values = await _wanted(connection, query)
-    values |= {"version": query.corpus.version, "vector": vector, "candidates": query.candidates}
+async def _nearest(connection: Connection, query: Query, wanted: Wanted, vector: Vectors) -> Ranking:
+    values = {
+        **wanted.values,
+        "version": query.corpus.version,
+        "vector": vector,
+        "candidates": query.candidates,
+    }
     looked_at = max(query.settings.ef_search, statements.oversampling(query.corpus) * query.candidates)
     async with connection.pipeline():
         # a filter means to go on through the index until enough are found
@@ -269,7 +277,7 @@ async def _nearest(connection: Connection, query: Query, vector: Vectors) -> Ran
 
 
 async def _expanded(
-    connection: Connection, query: Query, near: Ranking, words: Ranking, vector: Vectors
+    connection: Connection, query: Query, wanted: Wanted, near: Ranking, words: Ranking, vector: Vectors
 ) -> Ranking:
     """The passages nearest to the question moved towards what it found first, where the settings ask for that.
 
@@ -283,7 +291,7 @@ async def _expanded(
     if found is None:
         return near
     moved = _QUESTION_WEIGHT * vector + (1 - _QUESTION_WEIGHT) * found.to_numpy()
-    return await _by_vector(connection, query, moved / np.linalg.norm(moved))
+    return await _by_vector(connection, query, wanted, moved / np.linalg.norm(moved))
 
 
 async def _ranking(connection: Connection, statement: str, values: Mapping[str, Any]) -> Ranking:

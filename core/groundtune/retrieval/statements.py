@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from groundtune.registry.spaces import chunk_table, distance, term_table, text_table
 from groundtune.retrieval.corpus import Corpus
@@ -28,19 +29,23 @@ class Wanted:
         condition: SQL on chunks `c`.
         few: they are so few that all of them are looked at. An index goes through passages in an order of its own, and
             finds few of few.
+        values: what the condition is bound to.
     """
 
     condition: str = "true"
     few: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: Passages of the documents that are bound.
-LISTED = Wanted("c.document_id = ANY(%(documents)s)", few=True)
+def of_listed(documents: Sequence[int]) -> Wanted:
+    """Passages of documents with these ids."""
+    return Wanted("c.document_id = ANY(%(documents)s)", few=True, values={"documents": documents})
 
 
-def of_documents(condition: str) -> Wanted:
+def of_documents(condition: str, values: Mapping[str, Any]) -> Wanted:
     """Passages of documents `d` that the condition takes."""
-    return Wanted(f"EXISTS (SELECT FROM groundtune.documents d WHERE d.id = c.document_id AND {condition})")
+    exists = f"EXISTS (SELECT FROM groundtune.documents d WHERE d.id = c.document_id AND {condition})"
+    return Wanted(exists, values=values)
 
 
 def matching_documents(corpus: Corpus, condition: str, most: int) -> str:

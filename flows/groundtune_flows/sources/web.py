@@ -18,7 +18,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from protego import Protego
 
-from groundtune.addresses import ForbiddenAddress, check_address, check_url
+from groundtune.addresses import ForbiddenAddress, check_peer, check_url
 from groundtune.api.sources import HttpSource
 from groundtune.errors import SourceError
 from groundtune_flows.sources.found import (
@@ -114,10 +114,7 @@ class Web:
         try:
             check_url(url)
             with self._client.stream("GET", url, headers=dict(headers), auth=auth) as response:
-                # the name may by now lead elsewhere than when it was checked
-                peer = response.extensions["network_stream"].get_extra_info("server_addr")
-                if peer:
-                    check_address(peer[0])
+                check_peer(response)
                 if response.has_redirect_location:
                     return str(response.headers["location"])
                 body = bytearray()
